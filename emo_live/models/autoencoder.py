@@ -1,0 +1,133 @@
+"""Motion autoencoder of the tiny model: flow and holes <-> motion latents, and the networks that turn latents into pictures.
+
+The latent is a whitened patch PCA of backward flow (px at flow_size) and hole share; zero is the portrait itself. FlowDecoder
+refines the linear decoding; MouthPainter paints what the portrait cannot show. Warping happens outside, on the portrait's
+own pixels, so identity, hair and background cannot drift.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emo_live.config import AutoencoderConfig
+
+HOLE_GAIN = 3.0  # how much a full hole weighs against a pixel of flow in the PCA
+
+
+class MotionBasis(nn.Module):
+    """Linear part, fitted and then frozen. basis: (3 patch^2, C) orthonormal columns; scale: (C,) standard deviations."""
+
+    basis: Tensor
+    scale: Tensor
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.patch = config.patch
+        size = 3 * config.patch**2
+        self.register_buffer("basis", torch.zeros(size, config.latent_channels))
+        self.register_buffer("scale", torch.ones(config.latent_channels))
+
+    def encode(self, motion: Tensor) -> Tensor:
+        """(B, 3, H, W): flow x, y in px and hole share -> (B, C, h, w)."""
+        gains = motion.new_tensor([1.0, 1.0, HOLE_GAIN])[:, None, None]
+        patches = F.pixel_unshuffle(motion * gains, self.patch)  # channels ordered (3, patch, patch)
+        return torch.einsum("bphw,pc->bchw", patches, self.basis) / self.scale[:, None, None]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, H, W)."""
+        patches = torch.einsum("bchw,pc->bphw", z * self.scale[:, None, None], self.basis)
+        gains = z.new_tensor([1.0, 1.0, 1 / HOLE_GAIN])[:, None, None]
+        return F.pixel_shuffle(patches, self.patch) * gains
+
+
+class ConvBlock(nn.Module):
+    """Residual pair of 3 x 3 convolutions without norms: exact in every runtime and quick on a CPU."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return out
+
+
+class AppearanceEncoder(nn.Module):
+    """What the decoder needs to know of the portrait, once per avatar.
+
+    portrait (B, 3, 512, 512) in [-1, 1] -> (features (B, C, 32, 32) for the flow, features (B, C, 36, 36) of the mouth square).
+    """
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        width = config.reference_channels
+        self.face = nn.ModuleList([nn.Conv2d(3 * 64, 64, 3, padding=1), ConvBlock(64), nn.Conv2d(64, width, 3, stride=2, padding=1),
+                                   ConvBlock(width)])  # fmt: skip
+        self.mouth = nn.ModuleList([nn.Conv2d(3 * 16, width, 3, padding=1), ConvBlock(width), ConvBlock(width)])
+        self.tone = nn.Linear(width, width)
+
+    def forward(self, portrait: Tensor, mouth: Tensor) -> tuple[Tensor, Tensor]:
+        """mouth: (B, 3, 144, 144), the square of the portrait that will be painted."""
+        face = F.pixel_unshuffle(portrait, 8)
+        for layer in self.face:
+            face = layer(face)
+        inside = F.pixel_unshuffle(mouth, 4)
+        for layer in self.mouth:
+            inside = layer(inside)
+        tone = self.tone(face.mean((2, 3)))
+        return face, inside + tone[:, :, None, None]
+
+
+class FlowDecoder(nn.Module):
+    """(B, C, 16, 16) latents and (B or 1, Cr, 32, 32) reference features -> (B, 3, 128, 128) flow in px and hole share."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.basis = MotionBasis(config)
+        self.latent_size = config.latent_size
+        width = config.flow_width
+        self.conv_in = nn.Conv2d(48 + config.latent_channels + config.reference_channels, width, 3, padding=1)
+        self.blocks = nn.ModuleList(ConvBlock(width) for _ in range(config.flow_blocks))
+        self.conv_out = nn.Conv2d(width, 48, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, z: Tensor, reference: Tensor) -> Tensor:
+        base = self.basis.decode(z)
+        coarse = F.pixel_unshuffle(base, 4)
+        codes = F.interpolate(z, scale_factor=2.0, mode="nearest")
+        x = F.relu(self.conv_in(torch.cat([coarse, codes, reference.expand(len(z), -1, -1, -1)], 1)))
+        for block in self.blocks:
+            x = block(x)
+        return base + F.pixel_shuffle(self.conv_out(F.relu(x)), 4)
+
+
+class MouthPainter(nn.Module):
+    """Paints the mouth square of the 512 px portrait.
+
+    warped (B, 3, 144, 144) in [-1, 1]: the square after warping; motion (B, 3, 36, 36): its flow and holes; latents
+    (B, C, 16, 16); reference (B or 1, Cr, 36, 36) -> (B, 4, 144, 144): colour (about -1..1) and, in 0..1, how much of it to use.
+    """
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        width = config.mouth_width
+        self.conv_in = nn.Conv2d(48 + 3 + config.reference_channels, width, 3, padding=1)
+        self.blocks = nn.ModuleList(ConvBlock(width) for _ in range(config.mouth_blocks))
+        self.conv_out = nn.Conv2d(width, 64, 3, padding=1)
+
+    def forward(self, warped: Tensor, motion: Tensor, reference: Tensor) -> Tensor:
+        x = torch.cat([F.pixel_unshuffle(warped, 4), motion, reference.expand(len(warped), -1, -1, -1)], 1)
+        x = F.relu(self.conv_in(x))
+        for block in self.blocks:
+            x = block(x)
+        out = F.pixel_shuffle(self.conv_out(F.relu(x)), 4)
+        colour = out[:, :3]
+        hole = F.interpolate(motion[:, 2:], scale_factor=4.0, mode="bilinear", align_corners=False)
+        share = torch.sigmoid(out[:, 3:] + 6 * hole - 3)
+        return torch.cat([colour, share], 1)

@@ -1,0 +1,126 @@
+"""EMO put together from a config: which network feeds which. Attribute names are those of the published Hallo checkpoint.
+
+`Emo` is size-independent. `TinyEmo` adds what our motion latents need: folding and a portrait encoder in the VAE's place.
+Shapes: latents (B, T, C, h, w); features of the portrait and of motion frames are banks: layer name -> tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emo_live.config import EmoConfig, TinyConfig
+from emo_live.models.audio import AudioProjection
+from emo_live.models.autoencoder import ConvBlock
+from emo_live.models.attention import repeat_rows
+from emo_live.models.backbone import Backbone, Conditions
+from emo_live.models.locator import FaceLocator
+from emo_live.models.reference_net import Bank, ReferenceNet
+from emo_live.models.speed import SpeedEncoder
+
+Masks = tuple[tuple[Tensor, Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """Everything about B avatars that does not change from window to window.
+
+    code: (B, Cp, h, w) their latents; bank: their ReferenceNet features (B, h w, C) by layer; locator: (B, C, h, w);
+    masks: per level (full, face, lip), each (B, h w).
+    """
+
+    code: Tensor
+    bank: Bank
+    locator: Tensor
+    masks: Masks
+
+
+class Emo(nn.Module):
+    def __init__(self, config: EmoConfig):
+        super().__init__()
+        self.config = config
+        self.reference_unet = ReferenceNet(config.reference)
+        self.denoising_unet = Backbone(config.backbone)
+        self.face_locator = FaceLocator(config.locator)
+        self.audioproj = AudioProjection(config.audio_projection)
+        if config.speed is not None:
+            self.speed_encoder = SpeedEncoder(config.speed)
+
+    def velocity(
+        self, noisy: Tensor, timesteps: Tensor, portrait: Portrait, motion: Bank | None, audio: Tensor, speed: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """One denoising call. noisy: (B, T, C, h, w); timesteps: (B, T); motion: bank of (B, n, h w, C); audio: (B, T, L, D)
+        tokens; speed: (B, T, D) features. Returns the v-prediction, shaped like noisy."""
+        batch, frames = noisy.shape[:2]
+        total = batch * frames
+
+        def rows(x: Tensor) -> Tensor:
+            return repeat_rows(x, total)
+
+        given = Conditions(
+            batch=batch, reference=portrait.bank, motion=motion, audio=audio.flatten(0, 1), speed=speed,
+            masks=tuple((rows(a), rows(b), rows(c)) for a, b, c in portrait.masks), locator=rows(portrait.locator),
+        )  # fmt: skip
+        out: Tensor = self.denoising_unet(noisy.flatten(0, 1), timesteps.flatten(), given)
+        return out.unflatten(0, (batch, frames))
+
+
+class PortraitEncoder(nn.Module):
+    """(B, 3, 256, 256) in [-1, 1] -> (B, C, 8, 8): the portrait's part of the ReferenceNet's input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.ModuleList([
+            nn.Conv2d(3 * 64, 48, 3, padding=1), ConvBlock(48), nn.Conv2d(48, 96, 3, stride=2, padding=1), ConvBlock(96),
+            nn.Conv2d(96, channels, 3, stride=2, padding=1), ConvBlock(channels),
+        ])  # fmt: skip
+
+    def forward(self, portrait: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(portrait, 8)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class TinyEmo(Emo):
+    """EMO on motion latents (B, T, 16, 16, 16), whose zero is the portrait itself."""
+
+    def __init__(self, tiny: TinyConfig):
+        super().__init__(tiny.emo)
+        self.tiny = tiny
+        self.portrait_encoder = PortraitEncoder(tiny.portrait_channels)
+
+    def fold(self, z: Tensor) -> Tensor:
+        """(..., C, h, w) -> (..., C p^2, h / p, w / p)."""
+        return F.pixel_unshuffle(z.flatten(0, -4), self.tiny.patch).unflatten(0, z.shape[:-3])
+
+    def unfold(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(x.flatten(0, -4), self.tiny.patch).unflatten(0, x.shape[:-3])
+
+    def prepare(self, portrait: Tensor, mask: Tensor) -> Portrait:
+        """portrait: (B, 3, 256, 256) in [-1, 1]; mask: (B, 4, 128, 128) face, eyes, lips, inner lips in 0..1."""
+        code = self.portrait_encoder(portrait)
+        still = code.new_zeros(len(code), self.config.reference.in_channels - code.shape[1], *code.shape[2:])
+        bank = self.reference_unet.features(torch.cat([still, code], 1))
+        masks = []
+        for level in range(len(self.config.backbone.block_channels)):
+            small = F.interpolate(mask, size=(code.shape[2] >> level, code.shape[3] >> level), mode="area")
+            face, lip = small[:, 0].flatten(1), small[:, 2].flatten(1)
+            masks.append((1 - face, face, lip * 2))  # lips fill a cell at most by half
+        return Portrait(code, bank, self.face_locator(mask), tuple(masks))
+
+    def motion_bank(self, z: Tensor, portrait: Portrait) -> Bank:
+        """(B, n, C, h, w) latents of the motion frames -> their ReferenceNet features (B, n, h w, C) by layer."""
+        batch, n = z.shape[:2]
+        code = repeat_rows(portrait.code, batch * n)
+        bank = self.reference_unet.features(torch.cat([self.fold(z).flatten(0, 1), code], 1))
+        return {name: value.unflatten(0, (batch, n)) for name, value in bank.items()}
+
+
+def frame_windows(features: Tensor, per_frame: int, context: int) -> Tensor:
+    """(B, (T + 2m) per_frame, D) sound features of T frames and m neighbours -> (B, T, 2m + 1, per_frame, D)."""
+    frames = features.unflatten(1, (-1, per_frame))
+    return frames.unfold(1, 2 * context + 1, 1).permute(0, 1, 4, 2, 3)

@@ -1,0 +1,30 @@
+"""Face locator: a mask of where the face is -> features added to the noisy latents behind conv_in (EMO 3.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emo_live.config import FaceLocatorConfig
+
+
+class FaceLocator(nn.Module):
+    def __init__(self, config: FaceLocatorConfig):
+        super().__init__()
+        channels = config.block_channels
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.blocks = nn.ModuleList()
+        for a, b in zip(channels[:-1], channels[1:], strict=True):
+            self.blocks.append(nn.Conv2d(a, a, 3, padding=1))
+            self.blocks.append(nn.Conv2d(a, b, 3, padding=1, stride=2))
+        self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D, h, w)."""
+        x = F.silu(self.conv_in(mask))
+        for block in self.blocks:
+            x = F.silu(block(x))
+        out: Tensor = self.conv_out(x)
+        return out

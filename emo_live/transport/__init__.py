@@ -1,0 +1,1 @@
+"""Where pairs go: live sinks and files."""
