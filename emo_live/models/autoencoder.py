@@ -101,7 +101,7 @@ class FlowDecoder(nn.Module):
         base = self.basis.decode(z)
         coarse = F.pixel_unshuffle(base, 4)
         codes = F.interpolate(z, scale_factor=2.0, mode="nearest")
-        x = F.relu(self.conv_in(torch.cat([coarse, codes, reference.expand(len(z), -1, -1, -1)], 1)))
+        x = F.relu(self.conv_in(torch.cat([coarse, codes, reference.expand(z.shape[0], -1, -1, -1)], 1)))
         for block in self.blocks:
             x = block(x)
         return base + F.pixel_shuffle(self.conv_out(F.relu(x)), 4)
@@ -122,7 +122,7 @@ class MouthPainter(nn.Module):
         self.conv_out = nn.Conv2d(width, 64, 3, padding=1)
 
     def forward(self, warped: Tensor, motion: Tensor, reference: Tensor) -> Tensor:
-        x = torch.cat([F.pixel_unshuffle(warped, 4), motion, reference.expand(len(warped), -1, -1, -1)], 1)
+        x = torch.cat([F.pixel_unshuffle(warped, 4), motion, reference.expand(warped.shape[0], -1, -1, -1)], 1)
         x = F.relu(self.conv_in(x))
         for block in self.blocks:
             x = block(x)

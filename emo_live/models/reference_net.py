@@ -22,8 +22,8 @@ class ReferenceNet(Backbone):
     def features(self, latents: Tensor, tokens: Tensor | None = None) -> Bank:
         """latents: (B, C, h, w) clean -> layer name -> (B, h w, C). tokens: (B, L, D) for attn2, where it exists."""
         bank: Bank = {}
-        time = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
-        self(latents, time, Conditions(batch=len(latents), tokens=tokens, write=bank))
+        time = torch.zeros(latents.shape[0], dtype=torch.long, device=latents.device)
+        self(latents, time, Conditions(batch=latents.shape[0], tokens=tokens, write=bank))
         return bank
 
 

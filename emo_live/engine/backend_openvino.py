@@ -1,0 +1,121 @@
+"""The tiny model on OpenVINO: the default backend, no torch installed.
+
+Graphs ship with a dynamic number of frames; each window length gets its own static copy, because static graphs run faster.
+Precision is what the CPU is good at: bf16 where it has the instructions for it, else f32.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emo_live.avatar import Avatar
+from emo_live.config import TINY
+from emo_live.engine.base import Prepared
+from emo_live.engine.locator_mask import locator_mask
+from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
+from emo_live.engine.tiny_graphs import bank_inputs
+from emo_live.errors import EngineError
+from emo_live.types import Float32
+
+if TYPE_CHECKING:
+    import openvino
+
+ASSETS = Path(__file__).parents[1] / "assets" / "tiny"
+_FRAME_INPUTS = {"denoise": ("noisy",), "motion": ("z",), "paint": ("warped", "motion")}  # whose first dimension is T
+_WINDOW_INPUTS = {"denoise": ("sound", "speed")}  # longer than T by the neighbours
+
+
+class OpenVinoBackend:
+    """threads: inference threads; precision: "f32", "bf16" or None for what this CPU does best."""
+
+    name = "openvino"
+
+    def __init__(self, assets: Path = ASSETS, *, threads: int = 2, precision: str | None = None):
+        import openvino
+
+        if not (assets / "denoise.xml").exists():
+            raise EngineError(f"the model files are missing in {assets}: reinstall emo-live")
+        self.assets, self.threads = assets, threads
+        self._core = openvino.Core()
+        self.precision = precision or self._best_precision()
+        self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
+        self._lock = threading.Lock()
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="emo-live-compile")
+
+    def _best_precision(self) -> str:
+        return "bf16" if "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+    def warm(self, lengths: tuple[int, ...]) -> None:
+        """Starts compiling for these window lengths in the background, in this order."""
+        for name in ("prepare", "hear"):
+            self._start(name, 1)
+        for frames in lengths:
+            for name in _FRAME_INPUTS:
+                self._start(name, frames)
+
+    def _start(self, name: str, frames: int) -> Future[openvino.CompiledModel]:
+        with self._lock:
+            key = (name, frames)
+            if key not in self._compiled:
+                self._compiled[key] = self._compiler.submit(self._compile, name, frames)
+            return self._compiled[key]
+
+    def _compile(self, name: str, frames: int) -> openvino.CompiledModel:
+        model = self._core.read_model(self.assets / f"{name}.xml")
+        if name in _FRAME_INPUTS:
+            around = TINY.emo.audio_projection.frames - 1
+            shapes: dict[str, list[int]] = {}
+            for port in model.inputs:
+                key, shape = port.any_name, port.partial_shape
+                rest = [shape[i].get_length() for i in range(1, len(shape))]
+                if key in _FRAME_INPUTS[name]:
+                    shapes[key] = [frames, *rest]
+                elif key in _WINDOW_INPUTS.get(name, ()):
+                    shapes[key] = [(frames + around) * (TINY.emo.audio_projection.blocks if key == "sound" else 1), *rest]
+            model.reshape(shapes)
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": self.threads,
+                                   "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}  # fmt: skip
+        return self._core.compile_model(model, "CPU", options)
+
+    def _run(self, name: str, frames: int, inputs: dict[str, Any]) -> Any:
+        try:
+            return self._start(name, frames).result(timeout=120)(inputs)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed in {name}: {str(error).splitlines()[0]}") from error
+
+    def prepare(self, avatar: Avatar) -> Prepared:
+        portrait = avatar.portrait.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
+        x, y = origin = mouth_origin(avatar.landmarks)
+        result = self._run("prepare", 1, {
+            "portrait": portrait, "mouth": np.ascontiguousarray(portrait[:, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE]),
+            "mask": locator_mask(avatar.landmarks, TINY.mask_size)[None],
+        })  # fmt: skip
+        return Prepared(avatar, avatar.portrait, origin, {key: result[key].copy() for key in (*bank_inputs(), "face", "inside")})
+
+    def hear(self, mel: Float32) -> Float32:
+        out: Float32 = self._run("hear", 1, {"mel": mel[None]})[0][0]
+        return out
+
+    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32) -> Float32:
+        inputs = {"noisy": noisy, "timestep": np.array([timestep]), "motion": motion, "sound": sound, "speed": speed}
+        inputs.update({key: avatar.features[key] for key in bank_inputs()})
+        out: Float32 = self._run("denoise", len(noisy), inputs)[0]
+        return out.copy()
+
+    def motion(self, avatar: Prepared, latents: Float32) -> Float32:
+        out: Float32 = self._run("motion", len(latents), {"z": latents, "reference": avatar.features["face"]})[0]
+        return out.copy()
+
+    def paint(self, avatar: Prepared, warped: Float32, motion: Float32) -> Float32:
+        inputs = {"warped": warped, "motion": motion, "reference": avatar.features["inside"]}
+        out: Float32 = self._run("paint", len(warped), inputs)[0]
+        return out.copy()
+
+    def close(self) -> None:
+        self._compiler.shutdown(wait=True, cancel_futures=True)
+        self._compiled.clear()

@@ -1,0 +1,83 @@
+"""The tiny model in torch: for training, for parity tests and for GPUs. Reads weights.safetensors of the same model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emo_live.avatar import Avatar
+from emo_live.config import TINY
+from emo_live.engine.base import Prepared
+from emo_live.engine.locator_mask import locator_mask
+from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
+from emo_live.models.audio import WhisperEncoder
+from emo_live.models.autoencoder import AppearanceEncoder, FlowDecoder, MouthPainter
+from emo_live.models.emo import Portrait, TinyEmo, frame_windows
+from emo_live.types import Float32
+
+
+class TorchBackend:
+    """parts: "emo.", "autoencoder." and "whisper." weights by prefix, as in weights.safetensors."""
+
+    name = "torch"
+
+    def __init__(self, weights: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
+        from safetensors.torch import load_file
+
+        self.device, self.dtype = torch.device(device), dtype
+        a = TINY.autoencoder
+        self.emo, self.whisper = TinyEmo(TINY), WhisperEncoder(TINY.whisper)
+        self.appearance, self.flow, self.mouth = AppearanceEncoder(a), FlowDecoder(a), MouthPainter(a)
+        parts: dict[str, nn.Module] = {"emo.": self.emo, "whisper.": self.whisper, "autoencoder.appearance.": self.appearance,
+                                       "autoencoder.flow.": self.flow, "autoencoder.mouth.": self.mouth}  # fmt: skip
+        state = load_file(str(weights))
+        for prefix, module in parts.items():
+            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            module.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in own.items()})
+            module.eval().requires_grad_(False).to(self.device, dtype)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, self.dtype)
+
+    @staticmethod
+    def _array(x: Tensor) -> Float32:
+        return x.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def prepare(self, avatar: Avatar) -> Prepared:
+        portrait = self._tensor(avatar.portrait.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1)
+        x, y = origin = mouth_origin(avatar.landmarks)
+        mask = self._tensor(locator_mask(avatar.landmarks, TINY.mask_size)[None])
+        face, inside = self.appearance(portrait, portrait[:, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE])
+        emo = self.emo.prepare(F.avg_pool2d(portrait, 2), mask)
+        return Prepared(avatar, avatar.portrait, origin, {"emo": emo, "face": face, "inside": inside})
+
+    @torch.inference_mode()
+    def hear(self, mel: Float32) -> Float32:
+        return self._array(self.whisper(self._tensor(mel[None])))[0]
+
+    @torch.inference_mode()
+    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32) -> Float32:
+        emo, portrait = self.emo, avatar.features["emo"]
+        assert isinstance(portrait, Portrait)
+        features = frame_windows(self._tensor(sound[None]), TINY.emo.audio_projection.blocks, TINY.emo.audio_projection.frames // 2)
+        times = torch.full((1, len(noisy)), timestep, device=self.device)
+        bank = emo.motion_bank(self._tensor(motion[None]), portrait)
+        v = emo.velocity(emo.fold(self._tensor(noisy[None])), times, portrait, bank, emo.audioproj(features),
+                         emo.speed_encoder(self._tensor(speed[None])))  # fmt: skip
+        return self._array(emo.unfold(v)[0])
+
+    @torch.inference_mode()
+    def motion(self, avatar: Prepared, latents: Float32) -> Float32:
+        return self._array(self.flow(self._tensor(latents), avatar.features["face"]))
+
+    @torch.inference_mode()
+    def paint(self, avatar: Prepared, warped: Float32, motion: Float32) -> Float32:
+        return self._array(self.mouth(self._tensor(warped), self._tensor(motion), avatar.features["inside"]))
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,200 @@
+"""What every training stage shares: precision by what the machine can do, schedules, EMA, resumable checkpoints, logs.
+
+A stage is a function `step(batch) -> {name: loss}`; `Run` owns everything around it. Checkpoints are written whole and renamed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@cache
+def cpu_has_bf16() -> bool:
+    """bf16 convolutions are worth using only with AVX512-BF16 or AMX: without them they run ten times slower."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda" or cpu_has_bf16())
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Ema:
+    """Exponential moving average of a module's weights, with the usual warm-up of the decay."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.module, self.decay, self.steps = copy.deepcopy(module).eval().requires_grad_(False), decay, 0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        own = self.module.state_dict()
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                own[name].lerp_(value.detach().to(own[name].dtype), 1 - decay)
+            else:
+                own[name].copy_(value)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised by Newton-Schulz (K. Jordan et al. 2024), for weights of two or more dimensions."""
+
+    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"]).flatten(1)
+                by_shape.setdefault((update.shape[0], update.shape[1]), []).append((p, update))
+            for (rows, columns), members in by_shape.items():  # one batched iteration a shape: the matrices are small
+                directions = orthogonal(torch.stack([update for _, update in members]))
+                for (p, _), direction in zip(members, directions, strict=True):
+                    p.add_(direction.view_as(p), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
+    """(N, A, B) -> the nearest (semi-)orthogonal matrices, roughly: quintic Newton-Schulz iteration."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if cpu_has_bf16() or x.is_cuda:  # the iteration only needs directions
+        x = x.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    for _ in range(rounds):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrix.dtype)
+
+
+def optimizers(module: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
+    """Muon for inner matrices and kernels, AdamW for the rest (biases, norms, first and last layers)."""
+    inner, rest = [], []
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            edge = any(part in name for part in ("conv_in", "conv_out", "proj1", "norm", "embedding"))
+            (inner if p.ndim >= 2 and not edge else rest).append(p)
+    return [Muon(inner, muon_lr), torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)]
+
+
+class Run:
+    """One training run in a folder: state.pt (resumable), log.jsonl, tensorboard events.
+
+    module: what is trained. minutes: wall-clock budget over all resumes; the learning rate falls with the share of it used.
+    """
+
+    def __init__(
+        self, folder: Path, module: nn.Module, optims: list[torch.optim.Optimizer], *, minutes: float, max_steps: int | None,
+        ema: float = 0.999, save_every_s: float = 180.0,
+    ):  # fmt: skip
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.module, self.optims = folder, module, optims
+        self.minutes, self.max_steps, self.save_every_s = minutes, max_steps, save_every_s
+        self.ema, self.step, self.used_s = Ema(module, ema), 0, 0.0
+        self.base_lr = [[group["lr"] for group in optim.param_groups] for optim in optims]
+        if (folder / "state.pt").exists():
+            self._resume()
+        self.board = SummaryWriter(str(folder / "board"))
+
+    def _resume(self) -> None:
+        state = torch.load(self.folder / "state.pt", map_location="cpu", weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.ema.steps, self.step, self.used_s = state["ema_steps"], state["step"], state["used_s"]
+        for optim, saved in zip(self.optims, state["optims"], strict=True):
+            optim.load_state_dict(saved)
+
+    def save(self) -> None:
+        part = self.folder / "state.pt.part"
+        state = {"module": self.module.state_dict(), "ema": self.ema.module.state_dict(), "ema_steps": self.ema.steps,
+                 "step": self.step, "used_s": self.used_s, "optims": [optim.state_dict() for optim in self.optims]}  # fmt: skip
+        torch.save(state, part)
+        part.replace(self.folder / "state.pt")
+
+    @property
+    def progress(self) -> float:
+        """0..1: share of the budget that is used."""
+        by_time = self.used_s / (self.minutes * 60)
+        return min(1.0, max(by_time, self.step / self.max_steps if self.max_steps else 0.0))
+
+    def _set_rate(self) -> None:
+        p = self.progress
+        factor = min(1.0, (self.step + 1) / 50) * (1.0 if p < 0.3 else 0.5 * (1 + math.cos(math.pi * (p - 0.3) / 0.7)) + 0.01)
+        for optim, rates in zip(self.optims, self.base_lr, strict=True):
+            for group, rate in zip(optim.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+
+    def train(
+        self, batches: Iterator[Any], losses: Callable[[Any], dict[str, Tensor]],
+        sample: Callable[[nn.Module, Path], dict[str, float]] | None = None, *, log_every: int = 20, sample_every_s: float = 300.0,
+    ) -> dict[str, float]:  # fmt: skip
+        """Runs until the budget is used. losses(batch)["loss"] is minimised. Returns the last averaged losses."""
+        saved = sampled = time.monotonic()
+        sums: dict[str, float] = {}
+        means: dict[str, float] = {}
+        count = 0
+        while self.progress < 1:
+            start = time.monotonic()
+            self._set_rate()
+            values = losses(next(batches))
+            values["loss"].backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+            for optim in self.optims:
+                optim.step()
+                optim.zero_grad(set_to_none=True)
+            self.ema.update(self.module)
+            self.step += 1
+            self.used_s += time.monotonic() - start
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            count += 1
+            if self.step % log_every == 0 or self.progress >= 1:
+                means = {name: value / count for name, value in sums.items()}
+                self._log({**means, "s_per_step": self.used_s / self.step})
+                sums, count = {}, 0
+            now = time.monotonic()
+            if now - saved > self.save_every_s:
+                self.save()
+                saved = now
+            if sample and (now - sampled > sample_every_s or self.progress >= 1):
+                self._log(sample(self.ema.module, self.folder / f"sample_{self.step:06d}.png"))
+                sampled = time.monotonic()
+        self.save()
+        self.board.close()
+        return means
+
+    def _log(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.board.add_scalar(name, value, self.step)
+        line = {"step": self.step, "minutes": round(self.used_s / 60, 2), **{k: round(v, 5) for k, v in values.items()}}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(line, flush=True)
