@@ -99,7 +99,10 @@ def _stages(avatar: Avatar, threads: int) -> tuple[str, dict[str, float]]:
         jobs: dict[str, Callable[[], object]] = {
             "hear (log-mel, whisper)": lambda: backend.hear(log_mel(pcm)),
             "denoise (one step)": lambda: backend.denoise(prepared, z, 999, z[:2], sound, speed),
-            **{f"pictures {size} px (flow, warp, mouth)": lambda maker=maker: maker.make(z) for size, maker in makers.items()},
+            **{
+                f"pictures {size} px (flow, warp, mouth)": lambda maker=maker: maker.make(z)
+                for size, maker in makers.items()
+            },
         }
         return backend.precision, {name: round(_least_ms(job) / FRAMES, 2) for name, job in jobs.items()}
     finally:
@@ -120,8 +123,14 @@ def _end_to_end(avatar: Avatar, size: int, seconds: float) -> EndToEndRow:
         sound = Path(folder) / "speech.wav"
         _write_speech(sound, seconds)
         result = asyncio.run(render(avatar, sound, Path(folder) / "out.mp4", RenderOptions(size=size)))
-    return EndToEndRow(size, 1, round(result.frames / FPS, 2), round(result.times_real_time, 2), round(result.first_frame_s, 2),
-                       round(peak_rss_bytes() / 1e6, 1))  # fmt: skip
+    return EndToEndRow(
+        size,
+        1,
+        round(result.frames / FPS, 2),
+        round(result.times_real_time, 2),
+        round(result.first_frame_s, 2),
+        round(peak_rss_bytes() / 1e6, 1),
+    )
 
 
 def _write_speech(path: Path, seconds: float) -> None:

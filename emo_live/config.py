@@ -170,7 +170,9 @@ TINY = TinyConfig(
         reference=_tiny_backbone(denoiser=False, in_channels=128),
         locator=FaceLocatorConfig(in_channels=4, block_channels=(16, 24, 32, 48, 64), out_channels=128),
         audio_projection=AudioProjectionConfig(frames=5, blocks=2, width=384, hidden=384, tokens=8, token_width=128),
-        speed=SpeedConfig(centres=(0.0, 2.0, 5.0, 10.0, 18.0), radii=(1.0, 1.5, 2.5, 4.0, 8.0), context=2, hidden=64, width=64),
+        speed=SpeedConfig(
+            centres=(0.0, 2.0, 5.0, 10.0, 18.0), radii=(1.0, 1.5, 2.5, 4.0, 8.0), context=2, hidden=64, width=64
+        ),
         schedule=ScheduleConfig(1000, 0.00085, 0.012, "scaled_linear", zero_terminal_snr=True),
         motion_frames=2,
         audio_look_ahead=2,

@@ -63,9 +63,13 @@ class RenderResult:
 
 
 async def render(
-    avatar: Avatar, audio: str | os.PathLike[str], out: str | os.PathLike[str], options: RenderOptions | None = None, *,
+    avatar: Avatar,
+    audio: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: RenderOptions | None = None,
+    *,
     progress: ProgressCallback | None = None,
-) -> RenderResult:  # fmt: skip
+) -> RenderResult:
     """Renders `audio` with `avatar` into `out` (.mp4 or .webm). progress is called from a worker thread.
 
     Raises BadInputError for anything unusable, EngineError if the model fails. Cancelling removes the unfinished file.
@@ -88,7 +92,12 @@ class _StoppedError(Exception):
 
 
 def _render(
-    avatar: Avatar, audio: Path, out: Path, options: RenderOptions, progress: ProgressCallback | None, stop: threading.Event
+    avatar: Avatar,
+    audio: Path,
+    out: Path,
+    options: RenderOptions,
+    progress: ProgressCallback | None,
+    stop: threading.Event,
 ) -> RenderResult:
     started = time.monotonic()
     pictures = _Pictures(avatar, options)
@@ -98,9 +107,16 @@ def _render(
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(AudioFile(audio))
         writer = stack.enter_context(
-            VideoFileWriter(out, width=width, height=height, rate_hz=source.rate_hz, channels=source.channels,
-                            overwrite=options.overwrite, metadata={"comment": MARK})
-        )  # fmt: skip
+            VideoFileWriter(
+                out,
+                width=width,
+                height=height,
+                rate_hz=source.rate_hz,
+                channels=source.channels,
+                overwrite=options.overwrite,
+                metadata={"comment": MARK},
+            )
+        )
         total = round(source.duration_s * FPS) if source.duration_s else None
         if progress:
             progress(Progress("prepare", 0, total))
@@ -164,7 +180,12 @@ class _Pictures:
         backend.warm(OFFLINE.lengths)
         steps = DEFAULT_STEPS if self.options.steps is None else self.options.steps
         self.window: RollingWindow = RollingWindow(
-            backend, backend.prepare(self.avatar), size=self.options.size, seed=self.options.seed, steps=steps, controls=self.controls
+            backend,
+            backend.prepare(self.avatar),
+            size=self.options.size,
+            seed=self.options.seed,
+            steps=steps,
+            controls=self.controls,
         )
 
     def finish(self, video: UInt8) -> UInt8:

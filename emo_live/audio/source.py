@@ -38,11 +38,25 @@ _FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0}
 _HALF = 0.5**0.5
 _LEFT, _RIGHT, _BOTH = (1.0, 0.0), (0.0, 1.0), (_HALF, _HALF)
 _SPEAKERS = {
-    "FL": _LEFT, "FR": _RIGHT, "FC": _BOTH, "FLC": _LEFT, "FRC": _RIGHT, "DL": _LEFT, "DR": _RIGHT,
-    "BL": (_HALF, 0.0), "BR": (0.0, _HALF), "SL": (_HALF, 0.0), "SR": (0.0, _HALF), "BC": (0.5, 0.5),
-    "TFL": (_HALF, 0.0), "TFR": (0.0, _HALF), "TBL": (0.5, 0.0), "TBR": (0.0, 0.5),
-    "LFE": (0.0, 0.0), "LFE2": (0.0, 0.0),
-}  # fmt: skip
+    "FL": _LEFT,
+    "FR": _RIGHT,
+    "FC": _BOTH,
+    "FLC": _LEFT,
+    "FRC": _RIGHT,
+    "DL": _LEFT,
+    "DR": _RIGHT,
+    "BL": (_HALF, 0.0),
+    "BR": (0.0, _HALF),
+    "SL": (_HALF, 0.0),
+    "SR": (0.0, _HALF),
+    "BC": (0.5, 0.5),
+    "TFL": (_HALF, 0.0),
+    "TFR": (0.0, _HALF),
+    "TBL": (0.5, 0.0),
+    "TBR": (0.0, 0.5),
+    "LFE": (0.0, 0.0),
+    "LFE2": (0.0, 0.0),
+}
 
 
 def to_mono(pcm: Float32) -> Float32:

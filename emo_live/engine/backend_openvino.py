@@ -45,7 +45,9 @@ class OpenVinoBackend:
         self.precision = precision or self._best_precision()
         self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
         self._lock = threading.Lock()
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="emo-live-compile")
+        with np.load(assets / "pose.npz", allow_pickle=False) as pose:
+            self.pose_basis, self.pose_readout = pose["basis"].astype(np.float32), pose["readout"].astype(np.float32)
+        self._compiler = ThreadPoolExecutor(2, thread_name_prefix="emo-live-compile")
 
     def _best_precision(self) -> str:
         return "bf16" if "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
@@ -66,6 +68,8 @@ class OpenVinoBackend:
             return self._compiled[key]
 
     def _compile(self, name: str, frames: int) -> openvino.CompiledModel:
+        from openvino.passes import ConstantFolding, Manager
+
         model = self._core.read_model(self.assets / f"{name}.xml")
         if name in _FRAME_INPUTS:
             around = TINY.emo.audio_projection.frames - 1
@@ -76,10 +80,20 @@ class OpenVinoBackend:
                 if key in _FRAME_INPUTS[name]:
                     shapes[key] = [frames, *rest]
                 elif key in _WINDOW_INPUTS.get(name, ()):
-                    shapes[key] = [(frames + around) * (TINY.emo.audio_projection.blocks if key == "sound" else 1), *rest]
+                    shapes[key] = [
+                        (frames + around) * (TINY.emo.audio_projection.blocks if key == "sound" else 1),
+                        *rest,
+                    ]
             model.reshape(shapes)
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": self.threads,
-                                   "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}  # fmt: skip
+        folding = Manager()
+        folding.register_pass(ConstantFolding())  # 8-bit weights become floats once, not in every call
+        folding.run_passes(model)
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
         return self._core.compile_model(model, "CPU", options)
 
     def _run(self, name: str, frames: int, inputs: dict[str, Any]) -> Any:
@@ -91,17 +105,26 @@ class OpenVinoBackend:
     def prepare(self, avatar: Avatar) -> Prepared:
         portrait = avatar.portrait.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
         x, y = origin = mouth_origin(avatar.landmarks)
-        result = self._run("prepare", 1, {
-            "portrait": portrait, "mouth": np.ascontiguousarray(portrait[:, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE]),
-            "mask": locator_mask(avatar.landmarks, TINY.mask_size)[None],
-        })  # fmt: skip
-        return Prepared(avatar, avatar.portrait, origin, {key: result[key].copy() for key in (*bank_inputs(), "face", "inside")})
+        result = self._run(
+            "prepare",
+            1,
+            {
+                "portrait": portrait,
+                "mouth": np.ascontiguousarray(portrait[:, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE]),
+                "mask": locator_mask(avatar.landmarks, TINY.mask_size)[None],
+            },
+        )
+        return Prepared(
+            avatar, avatar.portrait, origin, {key: result[key].copy() for key in (*bank_inputs(), "face", "inside")}
+        )
 
     def hear(self, mel: Float32) -> Float32:
         out: Float32 = self._run("hear", 1, {"mel": mel[None]})[0][0]
         return out
 
-    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32) -> Float32:
+    def denoise(
+        self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32
+    ) -> Float32:
         inputs = {"noisy": noisy, "timestep": np.array([timestep]), "motion": motion, "sound": sound, "speed": speed}
         inputs.update({key: avatar.features[key] for key in bank_inputs()})
         out: Float32 = self._run("denoise", len(noisy), inputs)[0]

@@ -21,23 +21,33 @@ from emo_live.types import Float32
 
 
 class TorchBackend:
-    """parts: "emo.", "autoencoder." and "whisper." weights by prefix, as in weights.safetensors."""
+    """folder: holds weights.safetensors ("emo.", "autoencoder." and "whisper." by prefix) and pose.npz."""
 
     name = "torch"
 
-    def __init__(self, weights: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(self, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
         from safetensors.torch import load_file
+
+        with np.load(folder / "pose.npz", allow_pickle=False) as pose:
+            self.pose_basis, self.pose_readout = pose["basis"].astype(np.float32), pose["readout"].astype(np.float32)
 
         self.device, self.dtype = torch.device(device), dtype
         a = TINY.autoencoder
         self.emo, self.whisper = TinyEmo(TINY), WhisperEncoder(TINY.whisper)
         self.appearance, self.flow, self.mouth = AppearanceEncoder(a), FlowDecoder(a), MouthPainter(a)
-        parts: dict[str, nn.Module] = {"emo.": self.emo, "whisper.": self.whisper, "autoencoder.appearance.": self.appearance,
-                                       "autoencoder.flow.": self.flow, "autoencoder.mouth.": self.mouth}  # fmt: skip
-        state = load_file(str(weights))
+        parts: dict[str, nn.Module] = {
+            "emo.": self.emo,
+            "whisper.": self.whisper,
+            "autoencoder.appearance.": self.appearance,
+            "autoencoder.flow.": self.flow,
+            "autoencoder.mouth.": self.mouth,
+        }
+        state = load_file(str(folder / "weights.safetensors"))
         for prefix, module in parts.items():
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            module.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in own.items()})
+            module.load_state_dict(
+                {key: value.float() if value.is_floating_point() else value for key, value in own.items()}
+            )
             module.eval().requires_grad_(False).to(self.device, dtype)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -61,14 +71,24 @@ class TorchBackend:
         return self._array(self.whisper(self._tensor(mel[None])))[0]
 
     @torch.inference_mode()
-    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32) -> Float32:
+    def denoise(
+        self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32
+    ) -> Float32:
         emo, portrait = self.emo, avatar.features["emo"]
         assert isinstance(portrait, Portrait)
-        features = frame_windows(self._tensor(sound[None]), TINY.emo.audio_projection.blocks, TINY.emo.audio_projection.frames // 2)
+        features = frame_windows(
+            self._tensor(sound[None]), TINY.emo.audio_projection.blocks, TINY.emo.audio_projection.frames // 2
+        )
         times = torch.full((1, len(noisy)), timestep, device=self.device)
         bank = emo.motion_bank(self._tensor(motion[None]), portrait)
-        v = emo.velocity(emo.fold(self._tensor(noisy[None])), times, portrait, bank, emo.audioproj(features),
-                         emo.speed_encoder(self._tensor(speed[None])))  # fmt: skip
+        v = emo.velocity(
+            emo.fold(self._tensor(noisy[None])),
+            times,
+            portrait,
+            bank,
+            emo.audioproj(features),
+            emo.speed_encoder(self._tensor(speed[None])),
+        )
         return self._array(emo.unfold(v)[0])
 
     @torch.inference_mode()

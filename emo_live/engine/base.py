@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from emo_live.avatar import Avatar
 from emo_live.types import Float32, Int16, UInt8
 
@@ -28,16 +26,23 @@ class Prepared:
 
 
 class Backend(Protocol):
-    """Tensor work of one model. n motion frames, T frames of a window, latents (16, 16, 16)."""
+    """Tensor work of one model. n motion frames, T frames of a window, latents (16, 16, 16).
+
+    pose_basis: (6, 4096), what a unit of head pose is in latents; pose_readout: (4096, 6), the pose of latents.
+    """
 
     name: str
+    pose_basis: Float32
+    pose_readout: Float32
 
     def prepare(self, avatar: Avatar) -> Prepared: ...
 
     def hear(self, mel: Float32) -> Float32:
         """(80, 160) log-mel -> (L, D) newest sound features, oldest first."""
 
-    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32) -> Float32:
+    def denoise(
+        self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32
+    ) -> Float32:
         """v-prediction. noisy: (T, 16, 16, 16); motion: (n, 16, 16, 16); sound: ((T + 2m) * 2, D); speed: (T + 2m,)."""
 
     def motion(self, avatar: Prepared, latents: Float32) -> Float32:
@@ -74,8 +79,3 @@ class Engine(Protocol):
 
     def rewind(self, index: int) -> None:
         """Frames from `index` on were not shown: go on from the last one that was."""
-
-
-def noise_for(seed: int, index: int, shape: tuple[int, ...]) -> Float32:
-    """Standard normal noise of frame `index`: the same offline, live, and whatever the windows are."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=index << 64)).standard_normal(shape, dtype=np.float32)

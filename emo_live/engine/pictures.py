@@ -27,7 +27,9 @@ class PictureMaker:
             raise BadInputError(f"size must be 256 or 512, not {size}")
         self.backend, self.avatar, self.size = backend, avatar, size
         shrink = size != PORTRAIT_SIZE
-        self._portrait = cv2.resize(avatar.portrait, (size, size), interpolation=cv2.INTER_AREA) if shrink else avatar.portrait
+        self._portrait = (
+            cv2.resize(avatar.portrait, (size, size), interpolation=cv2.INTER_AREA) if shrink else avatar.portrait
+        )
         self._grid = _pixel_grid(size, size)
         x, y = avatar.mouth_origin
         self._mouth_grid = _pixel_grid(MOUTH_SIZE, MOUTH_SIZE) + np.array([x, y], np.float32)

@@ -11,9 +11,18 @@ def layers() -> list[str]:
     """Backbone layers that read the reference, in the order in which they run."""
     config = TINY.emo.backbone
     last = len(config.block_channels) - 1
-    down = [f"down_blocks.{i}.attentions.{j}" for i in range(last + 1) if config.attention_levels[i] for j in range(config.layers_per_block)]
-    up = [f"up_blocks.{i}.attentions.{j}" for i in range(last + 1) if config.attention_levels[last - i]
-          for j in range(config.layers_per_block + 1)]  # fmt: skip
+    down = [
+        f"down_blocks.{i}.attentions.{j}"
+        for i in range(last + 1)
+        if config.attention_levels[i]
+        for j in range(config.layers_per_block)
+    ]
+    up = [
+        f"up_blocks.{i}.attentions.{j}"
+        for i in range(last + 1)
+        if config.attention_levels[last - i]
+        for j in range(config.layers_per_block + 1)
+    ]
     return [f"{name}.transformer_blocks.0" for name in [*down, "mid_block.attentions.0", *up]]
 
 

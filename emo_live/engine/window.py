@@ -14,7 +14,8 @@ import numpy as np
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_STEP, log_mel
 from emo_live.config import TINY
-from emo_live.engine.base import Backend, EngineFrame, Prepared, noise_for
+from emo_live.engine.base import Backend, EngineFrame, Prepared
+from emo_live.engine.noise import FrameNoise
 from emo_live.engine.pictures import PictureMaker
 from emo_live.engine.schedule import FewStepSampler
 from emo_live.errors import BadInputError
@@ -40,7 +41,7 @@ class WindowPolicy:
         return self.lengths[min(number, len(self.lengths) - 1)]
 
 
-OFFLINE = WindowPolicy((2, 4, 8))
+OFFLINE = WindowPolicy((4, 8))
 LIVE = WindowPolicy((2, 4))
 
 
@@ -62,16 +63,26 @@ class RollingWindow:
     """One speaking avatar. push() sound steps, frames() pictures; finish() at the end of speech."""
 
     def __init__(
-        self, backend: Backend, avatar: Prepared, *, size: int = 512, seed: int = 0, steps: int = DEFAULT_STEPS,
-        controls: Controls | None = None, policy: WindowPolicy = OFFLINE,
-    ):  # fmt: skip
-        self.backend, self.avatar, self.seed, self.policy = backend, avatar, seed, policy
+        self,
+        backend: Backend,
+        avatar: Prepared,
+        *,
+        size: int = 512,
+        seed: int = 0,
+        steps: int = DEFAULT_STEPS,
+        controls: Controls | None = None,
+        policy: WindowPolicy = OFFLINE,
+    ):
+        self.backend, self.avatar, self.policy = backend, avatar, policy
         self.controls = controls or Controls()
         self.sampler = FewStepSampler(TINY.emo.schedule, steps)
         self.pictures = PictureMaker(backend, avatar, size)
         self._cancelled = threading.Event()
         self._shape = (TINY.autoencoder.latent_channels, TINY.autoencoder.latent_size, TINY.autoencoder.latent_size)
-        self._latents: deque[Float32] = deque([np.zeros(self._shape, np.float32)] * MOTION_FRAMES, maxlen=HISTORY + MOTION_FRAMES)
+        self._noise = FrameNoise(seed, self._shape)
+        self._latents: deque[Float32] = deque(
+            [np.zeros(self._shape, np.float32)] * MOTION_FRAMES, maxlen=HISTORY + MOTION_FRAMES
+        )
         self._steps: deque[Float32] = deque([_SILENCE] * CONTEXT_STEPS, maxlen=CONTEXT_STEPS + HISTORY)
         self._pushed = 0  # steps of sound so far, without the silence behind the end
         self._end: int | None = None  # frames to make in all, once finish() was called
@@ -99,7 +110,7 @@ class RollingWindow:
             except _CancelledError:
                 return done
             shown = length if self._end is None else min(length, self._end - self.index)
-            videos = self.pictures.make(latents[:shown])
+            videos = self.pictures.make(self._with_motion(latents[:shown]))
             done += [EngineFrame(self.index + i, video) for i, video in enumerate(videos)]
             self._latents.extend(latents[:shown])
             self.index += shown
@@ -122,6 +133,13 @@ class RollingWindow:
         self._windows, self._end = 0, None
         self._cancelled.clear()
 
+    def _with_motion(self, latents: Float32) -> Float32:
+        """Head motion made stronger or weaker; what is carried to the next window stays as generated."""
+        if self.controls.motion == 1:
+            return latents
+        pose = latents.reshape(len(latents), -1) @ self.backend.pose_readout
+        return latents + (self.controls.motion - 1) * (pose @ self.backend.pose_basis).reshape(latents.shape)
+
     def _runnable(self) -> int:
         """Length of the window that can run now, 0 if none."""
         length = self.policy.length(self._windows)
@@ -143,7 +161,7 @@ class RollingWindow:
         sound = tokens[-(length + NEIGHBOURS + LOOK_AHEAD) * TOKENS_PER_STEP :]
         motion = np.stack([self._latents[i] for i in range(-MOTION_FRAMES, 0)])
         speed = np.full(length + 2 * NEIGHBOURS, self.controls.speed, np.float32)
-        noise = np.stack([noise_for(self.seed, self.index + i, self._shape) for i in range(length)])
+        noise = np.stack([self._noise(self.index + i) for i in range(length)])
 
         def predict(noisy: Float32, timestep: int) -> Float32:
             if self._cancelled.is_set():

@@ -66,8 +66,14 @@ class AppearanceEncoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         width = config.reference_channels
-        self.face = nn.ModuleList([nn.Conv2d(3 * 64, 64, 3, padding=1), ConvBlock(64), nn.Conv2d(64, width, 3, stride=2, padding=1),
-                                   ConvBlock(width)])  # fmt: skip
+        self.face = nn.ModuleList(
+            [
+                nn.Conv2d(3 * 64, 64, 3, padding=1),
+                ConvBlock(64),
+                nn.Conv2d(64, width, 3, stride=2, padding=1),
+                ConvBlock(width),
+            ]
+        )
         self.mouth = nn.ModuleList([nn.Conv2d(3 * 16, width, 3, padding=1), ConvBlock(width), ConvBlock(width)])
         self.tone = nn.Linear(width, width)
 

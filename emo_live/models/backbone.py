@@ -135,9 +135,15 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, name: str, widths: list[tuple[int, int]], inner: list[int], level: int, attends: bool,
-        config: BackboneConfig, resample: str | None,
-    ):  # fmt: skip
+        self,
+        name: str,
+        widths: list[tuple[int, int]],
+        inner: list[int],
+        level: int,
+        attends: bool,
+        config: BackboneConfig,
+        resample: str | None,
+    ):
         super().__init__()
         self.name, self.level, self.attends = name, level, attends
         groups, factor, time_width = config.norm_groups, config.feed_forward_factor, config.block_channels[0] * 4
@@ -148,7 +154,8 @@ class Block(nn.Module):
             if config.audio is not None:
                 audio = config.audio
                 self.audio_modules = nn.ModuleList(
-                    AudioModule(width, wide, config.heads, groups, audio, factor) for width, wide in zip(outs, inner, strict=True)
+                    AudioModule(width, wide, config.heads, groups, audio, factor)
+                    for width, wide in zip(outs, inner, strict=True)
                 )
         self.motion_runs = config.motion is not None and (attends or config.motion.without_reference)
         if config.motion is not None:
@@ -186,9 +193,16 @@ class Backbone(nn.Module):
         for i, out in enumerate(channels):
             widths = [(width if j == 0 else out, out) for j in range(config.layers_per_block)]
             self.down_blocks.append(
-                Block(f"down_blocks.{i}", widths, [a for a, _ in widths], i, config.attention_levels[i], config,
-                      "down" if i < last else None)
-            )  # fmt: skip
+                Block(
+                    f"down_blocks.{i}",
+                    widths,
+                    [a for a, _ in widths],
+                    i,
+                    config.attention_levels[i],
+                    config,
+                    "down" if i < last else None,
+                )
+            )
             skips += [out] * (config.layers_per_block + (i < last))
             width = out
         self.mid_block = Block("mid_block", [(width, width)] * 2, [width], last, True, config, None)
@@ -200,9 +214,16 @@ class Backbone(nn.Module):
                 width = out
             inner = channels[max(last - i - 1, 0)]
             self.up_blocks.append(
-                Block(f"up_blocks.{i}", widths, [inner] * len(widths), last - i, config.attention_levels[last - i], config,
-                      "up" if i < last else None)
-            )  # fmt: skip
+                Block(
+                    f"up_blocks.{i}",
+                    widths,
+                    [inner] * len(widths),
+                    last - i,
+                    config.attention_levels[last - i],
+                    config,
+                    "up" if i < last else None,
+                )
+            )
         if config.out_channels is not None:
             self.conv_norm_out = nn.GroupNorm(groups, channels[0], eps=1e-5)
             self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)

@@ -50,8 +50,14 @@ class Emo(nn.Module):
             self.speed_encoder = SpeedEncoder(config.speed)
 
     def velocity(
-        self, noisy: Tensor, timesteps: Tensor, portrait: Portrait, motion: Bank | None, audio: Tensor, speed: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        portrait: Portrait,
+        motion: Bank | None,
+        audio: Tensor,
+        speed: Tensor | None,
+    ) -> Tensor:
         """One denoising call. noisy: (B, T, C, h, w); timesteps: (B, T); motion: bank of (B, n, h w, C); audio: (B, T, L, D)
         tokens; speed: (B, T, D) features. Returns the v-prediction, shaped like noisy."""
         batch, frames = noisy.shape[:2]
@@ -61,9 +67,14 @@ class Emo(nn.Module):
             return repeat_rows(x, total)
 
         given = Conditions(
-            batch=batch, reference=portrait.bank, motion=motion, audio=audio.flatten(0, 1), speed=speed,
-            masks=tuple((rows(a), rows(b), rows(c)) for a, b, c in portrait.masks), locator=rows(portrait.locator),
-        )  # fmt: skip
+            batch=batch,
+            reference=portrait.bank,
+            motion=motion,
+            audio=audio.flatten(0, 1),
+            speed=speed,
+            masks=tuple((rows(a), rows(b), rows(c)) for a, b, c in portrait.masks),
+            locator=rows(portrait.locator),
+        )
         out: Tensor = self.denoising_unet(noisy.flatten(0, 1), timesteps.flatten(), given)
         return out.unflatten(0, (batch, frames))
 
@@ -73,10 +84,16 @@ class PortraitEncoder(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.layers = nn.ModuleList([
-            nn.Conv2d(3 * 64, 48, 3, padding=1), ConvBlock(48), nn.Conv2d(48, 96, 3, stride=2, padding=1), ConvBlock(96),
-            nn.Conv2d(96, channels, 3, stride=2, padding=1), ConvBlock(channels),
-        ])  # fmt: skip
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv2d(3 * 64, 48, 3, padding=1),
+                ConvBlock(48),
+                nn.Conv2d(48, 96, 3, stride=2, padding=1),
+                ConvBlock(96),
+                nn.Conv2d(96, channels, 3, stride=2, padding=1),
+                ConvBlock(channels),
+            ]
+        )
 
     def forward(self, portrait: Tensor) -> Tensor:
         x = F.pixel_unshuffle(portrait, 8)

@@ -19,7 +19,10 @@ class NoiseSchedule:
         if config.kind == "linear":
             betas = torch.linspace(config.beta_start, config.beta_end, config.train_steps, dtype=torch.float64)
         elif config.kind == "scaled_linear":
-            betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.train_steps, dtype=torch.float64) ** 2
+            betas = (
+                torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.train_steps, dtype=torch.float64)
+                ** 2
+            )
         else:
             raise ValueError(f"schedule kind must be linear or scaled_linear, not {config.kind!r}")
         root = torch.cumprod(1 - betas, 0).sqrt()

@@ -52,8 +52,16 @@ def load_shards(folder: Path, split: str, side: int) -> list[Shard]:
         mouth = np.load(folder / f"{name}.mouth.npz")
         edge = (mouth["mouth"].shape[1] - side) // 2
         crop = mouth["mouth"][:, edge : edge + side, edge : edge + side]
-        shards.append(Shard(np.load(folder / f"{name}.frames.npy"), np.load(folder / f"{name}.flow.npy"), crop,
-                            mouth["reference512"], mouth["origin"] + edge, labels["boxes"]))  # fmt: skip
+        shards.append(
+            Shard(
+                np.load(folder / f"{name}.frames.npy"),
+                np.load(folder / f"{name}.flow.npy"),
+                crop,
+                mouth["reference512"],
+                mouth["origin"] + edge,
+                labels["boxes"],
+            )
+        )
     assert shards, f"no shards of split {split} in {folder}: render them with `emo-live train puppets`"
     return shards
 
@@ -125,7 +133,9 @@ class Batches:
 
     def _colour(self) -> tuple[Tensor, Tensor]:
         gain = self.random.uniform(0.75, 1.25) * self.random.uniform(0.92, 1.08, 3)
-        return torch.tensor(gain, dtype=torch.float32)[:, None, None], torch.tensor(self.random.uniform(-0.12, 0.12)).float()
+        return torch.tensor(gain, dtype=torch.float32)[:, None, None], torch.tensor(
+            self.random.uniform(-0.12, 0.12)
+        ).float()
 
     @staticmethod
     def _row(shard: Shard, i: int, flip: bool, colour: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -142,8 +152,14 @@ class Batches:
             motion = motion.flip(2) * torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
             boxes = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
             origin = torch.stack([512 - mouth - origin[0], origin[1]])
-        return {"frame": picture(shard.frames[i]), "motion": motion, "mouth": picture(shard.mouth[i]),
-                "portrait": picture(shard.portrait), "origin": origin, "boxes": boxes}  # fmt: skip
+        return {
+            "frame": picture(shard.frames[i]),
+            "motion": motion,
+            "mouth": picture(shard.mouth[i]),
+            "portrait": picture(shard.portrait),
+            "origin": origin,
+            "boxes": boxes,
+        }
 
 
 def mouth_square(motion: Tensor, origin: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -184,9 +200,14 @@ class Discriminator(nn.Module):
     def __init__(self, width: int = 32):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(6, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, width * 2, 4, 2, 1), nn.LeakyReLU(0.2),
-            nn.Conv2d(width * 2, width * 3, 3, 1, 1), nn.LeakyReLU(0.2), nn.Conv2d(width * 3, 1, 3, 1, 1),
-        )  # fmt: skip
+            nn.Conv2d(6, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, width * 2, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width * 2, width * 3, 3, 1, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width * 3, 1, 3, 1, 1),
+        )
 
     def forward(self, picture: Tensor, condition: Tensor) -> Tensor:
         out: Tensor = self.layers(torch.cat([picture, condition], 1))
@@ -266,8 +287,11 @@ def sheet(model: nn.Module, batch: dict[str, Tensor], path: Path) -> dict[str, f
     pixels = ((rows.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).reshape(-1, rows.shape[3], 3)
     Image.fromarray(pixels.numpy()).save(path)
     error = ((out["mouth"] - batch["mouth"]) / 2).pow(2).mean()
-    return {"val_mouth_psnr": float(-10 * error.log10()), "val_photo_l1": float((out["picture"] - batch["frame"]).abs().mean() / 2),
-            "val_flow_px": float((out["motion"][:, :2] - batch["motion"][:, :2]).abs().mean())}  # fmt: skip
+    return {
+        "val_mouth_psnr": float(-10 * error.log10()),
+        "val_photo_l1": float((out["picture"] - batch["frame"]).abs().mean() / 2),
+        "val_flow_px": float((out["motion"][:, :2] - batch["motion"][:, :2]).abs().mean()),
+    }
 
 
 def train(data: Path, out: Path, *, minutes: float, steps: int | None, batch: int, seed: int) -> dict[str, float]:
@@ -288,4 +312,6 @@ def train(data: Path, out: Path, *, minutes: float, steps: int | None, batch: in
         progress[0] = run.progress
         return loss(b)
 
-    return run.train(iter(Batches(train_shards, batch // 2, 2, seed + run.step)), losses, lambda m, p: sheet(m, held_out, p))
+    return run.train(
+        iter(Batches(train_shards, batch // 2, 2, seed + run.step)), losses, lambda m, p: sheet(m, held_out, p)
+    )

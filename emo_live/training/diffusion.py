@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import TINY, TinyConfig
+from emo_live.engine.noise import FrameNoise
 from emo_live.models.attention import Attention
 from emo_live.models.emo import Portrait, TinyEmo, frame_windows
 from emo_live.models.reference_net import Bank
@@ -50,9 +51,16 @@ def sound_tokens(model: TinyEmo, features: Tensor) -> Tensor:
 
 
 def sample_windows(
-    model: TinyEmo, noise: Tensor, portrait: Portrait, motion: Bank, tokens: Tensor, speed: Tensor,
-    schedule: NoiseSchedule, steps: int, guidance: float,
-) -> Tensor:  # fmt: skip
+    model: TinyEmo,
+    noise: Tensor,
+    portrait: Portrait,
+    motion: Bank,
+    tokens: Tensor,
+    speed: Tensor,
+    schedule: NoiseSchedule,
+    steps: int,
+    guidance: float,
+) -> Tensor:
     """DDIM from noise (B, T, C, h, w), folded latents -> clean folded latents. guidance on the sound."""
     x, times = noise, schedule.trailing(steps)
     for now, to in zip(times, [*times[1:], -1], strict=True):
@@ -87,12 +95,20 @@ class DiffusionLoss:
             tokens = tokens * (torch.rand(b, 1, 1, 1, device=self.device) >= AUDIO_DROP)
             portrait = model.prepare(batch["portrait"], batch["mask"])
             motion = model.motion_bank(self.blur_motion(batch["motion"]), portrait)
-            v = model.velocity(noisy.view_as(clean), t.view(b, frames), portrait, motion, tokens,
-                               model.speed_encoder(batch["velocity"]))  # fmt: skip
+            v = model.velocity(
+                noisy.view_as(clean),
+                t.view(b, frames),
+                portrait,
+                motion,
+                tokens,
+                model.speed_encoder(batch["velocity"]),
+            )
         shapes = F.mse_loss(heard.float(), batch["arkit"], reduction="none")[..., self.mouth_shapes()].mean()
         signal, spread = schedule.coefficients(t)
         snr = (signal / spread.clamp(min=1e-4)) ** 2
-        weight = snr.clamp(max=SNR_CAP) / (snr + 1) + 0.3 * (snr < 0.05)  # min-SNR for v (2303.09556), the first step kept alive
+        weight = snr.clamp(max=SNR_CAP) / (snr + 1) + 0.3 * (
+            snr < 0.05
+        )  # min-SNR for v (2303.09556), the first step kept alive
         error = (v.float().flatten(0, 1) - target).square() * weight.view(-1, 1, 1, 1)
         place = place_weight(batch["mask"], batch["z"].shape[-1]).expand(-1, frames, -1, -1, -1)
         place = model.fold(place.expand(-1, -1, batch["z"].shape[2], -1, -1)).flatten(0, 1)
@@ -100,7 +116,9 @@ class DiffusionLoss:
         return {"loss": loss + 2 * shapes, "v": loss, "shapes": shapes}
 
     def blur_motion(self, motion: Tensor) -> Tensor:
-        noisy = motion + torch.randn_like(motion) * torch.rand(len(motion), 1, 1, 1, 1, device=motion.device) * MOTION_NOISE
+        noisy = (
+            motion + torch.randn_like(motion) * torch.rand(len(motion), 1, 1, 1, 1, device=motion.device) * MOTION_NOISE
+        )
         keep: Tensor = torch.rand(len(motion), 1, 1, 1, 1, device=motion.device) >= MOTION_DROP
         return noisy * keep
 
@@ -110,11 +128,21 @@ class DiffusionLoss:
 
 
 @torch.no_grad()
-def roll_out(model: TinyEmo, data: MotionData, track: int, *, steps: int, guidance: float, frames: int = 8, seed: int = 0,
-             sampler: Any = sample_windows, velocity: float | None = None) -> np.ndarray:  # fmt: skip
+def roll_out(
+    model: TinyEmo,
+    data: MotionData,
+    track: int,
+    *,
+    steps: int,
+    guidance: float,
+    frames: int = 8,
+    seed: int = 0,
+    sampler: Any = sample_windows,
+    velocity: float | None = None,
+) -> np.ndarray:
     """A whole track window by window on the model's own output: (T, C, h, w)."""
     chosen, schedule = data.tracks[track], NoiseSchedule(model.config.schedule)
-    generator = torch.Generator().manual_seed(seed)
+    noise_of = FrameNoise(seed, chosen.z.shape[1:])
     outline = data.portrait(chosen.portrait)
     with autocast(torch.device("cpu")):
         portrait = model.prepare(outline["portrait"][None], outline["mask"][None])
@@ -123,20 +151,33 @@ def roll_out(model: TinyEmo, data: MotionData, track: int, *, steps: int, guidan
             w = {name: value[None] for name, value in data.window(chosen, start, frames, 0).items()}
             pace = w["velocity"] if velocity is None else torch.full_like(w["velocity"], velocity)
             bank = model.motion_bank(done[-1][:, -TINY.emo.motion_frames :], portrait)
-            noise = torch.randn(model.fold(w["z"]).shape, generator=generator)
-            x = sampler(model, noise, portrait, bank, sound_tokens(model, w["features"]), model.speed_encoder(pace),
-                        schedule, steps, guidance)  # fmt: skip
+            noise = torch.from_numpy(np.stack([noise_of(start + i) for i in range(frames)]))[None]
+            x = sampler(
+                model,
+                model.fold(noise),
+                portrait,
+                bank,
+                sound_tokens(model, w["features"]),
+                model.speed_encoder(pace),
+                schedule,
+                steps,
+                guidance,
+            )
             done.append(model.unfold(x.float()))
     return torch.cat(done[1:], 1)[0].numpy()
 
 
 def opening(z: np.ndarray, mask: np.ndarray, probe: np.ndarray) -> np.ndarray:
     """Mouth opening signal (T,) of latents: hole share inside the lips' neighbourhood. probe: (C,) hole per latent unit."""
-    lips = F.interpolate(F.max_pool2d(torch.from_numpy(mask[None, 2:3]), 9, 1, 4), size=z.shape[-2:], mode="area")[0, 0].numpy()
+    lips = F.interpolate(F.max_pool2d(torch.from_numpy(mask[None, 2:3]), 9, 1, 4), size=z.shape[-2:], mode="area")[
+        0, 0
+    ].numpy()
     return np.einsum("tchw,c,hw->t", z.astype(np.float32), probe, lips)
 
 
-def measure(model: TinyEmo, data: MotionData, probe: np.ndarray, *, steps: int, guidance: float, count: int = 8) -> dict[str, float]:
+def measure(
+    model: TinyEmo, data: MotionData, probe: np.ndarray, *, steps: int, guidance: float, count: int = 8
+) -> dict[str, float]:
     """Roll-outs on held-out tracks: correlation of the opening with the true one, its size, velocity energy (mouth and all)."""
     corr, size, energy, energy_mouth, still = [], [], [], [], []
     for k in range(0, len(data.tracks), max(1, len(data.tracks) // count)):
@@ -148,15 +189,32 @@ def measure(model: TinyEmo, data: MotionData, probe: np.ndarray, *, steps: int, 
         size.append(a.std() / b.std())
         energy.append(np.square(np.diff(z, axis=0)).mean() / np.square(np.diff(true, axis=0)).mean())
         lips = place_weight(torch.from_numpy(mask[None]), z.shape[-1])[0, 0].numpy() > 2
-        energy_mouth.append(np.square(np.diff(z, axis=0) * lips).mean() / np.square(np.diff(true, axis=0) * lips).mean())
+        energy_mouth.append(
+            np.square(np.diff(z, axis=0) * lips).mean() / np.square(np.diff(true, axis=0) * lips).mean()
+        )
         if track.silent[: len(z)].sum() > 8:
             still.append(a[track.silent[: len(z)]].std() / b.std())
-    return {"corr": float(np.mean(corr)), "opening": float(np.mean(size)), "energy": float(np.mean(energy)),
-            "energy_mouth": float(np.mean(energy_mouth)), "silent": float(np.mean(still)) if still else 0.0}  # fmt: skip
+    return {
+        "corr": float(np.mean(corr)),
+        "opening": float(np.mean(size)),
+        "energy": float(np.mean(energy)),
+        "energy_mouth": float(np.mean(energy_mouth)),
+        "silent": float(np.mean(still)) if still else 0.0,
+    }
 
 
-def train(data: Path, points: dict[str, np.ndarray], basis: np.ndarray, out: Path, *, minutes: float, steps: int | None,
-          batch: int, seed: int, frames: tuple[int, ...] = (8,)) -> dict[str, float]:  # fmt: skip
+def train(
+    data: Path,
+    points: dict[str, np.ndarray],
+    basis: np.ndarray,
+    out: Path,
+    *,
+    minutes: float,
+    steps: int | None,
+    batch: int,
+    seed: int,
+    frames: tuple[int, ...] = (8,),
+) -> dict[str, float]:
     """basis: (C,) hole share per latent unit, for the opening signal."""
     torch.manual_seed(seed)
     device = pick_device()

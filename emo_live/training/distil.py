@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import TINY
+from emo_live.engine.noise import TAPS, filters
 from emo_live.models.attention import Attention
 from emo_live.models.emo import Portrait, TinyEmo
 from emo_live.models.reference_net import Bank
@@ -22,21 +23,34 @@ from emo_live.training.diffusion import DiffusionLoss, Teacher, measure, sound_t
 from emo_live.training.motion_data import MotionData
 from emo_live.training.run import Run, autocast, optimizers, pick_device
 
-FAST, SLOW = 0.45, 0.93  # how much of a roll-out's deviation is left after a frame: fine detail, and pose (broad motion)
+FAST, SLOW = (
+    0.45,
+    0.93,
+)  # how much of a roll-out's deviation is left after a frame: fine detail, and pose (broad motion)
 
 
 def one_step(model: TinyEmo, noise: Tensor, portrait: Portrait, motion: Bank, tokens: Tensor, speed: Tensor) -> Tensor:
-    """Folded noise (B, T, C, h, w) -> latents (B, T, C, h, w): at the last timestep of a zero-SNR schedule x0 is -v."""
+    """Noise -> latents, both (B, T, C, h, w): at the last timestep of a zero-SNR schedule x0 is -v."""
     last = torch.full(noise.shape[:2], model.config.schedule.train_steps - 1, device=noise.device)
-    return model.unfold(-model.velocity(noise, last, portrait, motion, tokens, speed).float())
+    return model.unfold(-model.velocity(model.fold(noise), last, portrait, motion, tokens, speed).float())
+
+
+def correlated(white: Tensor) -> Tensor:
+    """(B, TAPS - 1 + T, C, h, w) white noise -> (B, T, C, h, w) noise as engine/noise.py makes it."""
+    weights = torch.from_numpy(filters(white.shape[2])).to(white.device)
+    return torch.einsum("btchwk,ck->btchw", white.unfold(1, TAPS, 1), weights)
 
 
 def repeat(portrait: Portrait, bank: Bank, times: int) -> tuple[Portrait, Bank]:
     def twice(x: Tensor) -> Tensor:
         return x.repeat(times, *[1] * (x.ndim - 1))
 
-    wide = Portrait(twice(portrait.code), {k: twice(v) for k, v in portrait.bank.items()}, twice(portrait.locator),
-                    tuple((twice(a), twice(b), twice(c)) for a, b, c in portrait.masks))  # fmt: skip
+    wide = Portrait(
+        twice(portrait.code),
+        {k: twice(v) for k, v in portrait.bank.items()},
+        twice(portrait.locator),
+        tuple((twice(a), twice(b), twice(c)) for a, b, c in portrait.masks),
+    )
     return wide, {k: twice(v) for k, v in bank.items()}
 
 
@@ -75,14 +89,18 @@ class DistilLoss:
         self.diffusion = DiffusionLoss(model, device)
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        model, n = self.model, TINY.emo.motion_frames
+        model = self.model
         batch = {name: value.to(self.device) for name, value in batch.items()}
         now = {name: value[:, 1] for name, value in batch.items()}
         target, motion = now["z"], now["motion"]
+        size, frames, *shape = target.shape
+        past = torch.randn(size, TAPS - 1 + frames, *shape, device=self.device)  # the noise of the window before
+        new = [torch.randn(size, frames, *shape, device=self.device) for _ in range(2)]
+        noise = torch.cat([correlated(torch.cat([past, fresh], 1)[:, -(TAPS - 1 + frames) :]) for fresh in new])
         with autocast(self.device):
             portrait = model.prepare(now["portrait"], now["mask"])
             if torch.rand(()) < self.own_share:
-                ends = self._own_ends({name: value[:, 0] for name, value in batch.items()}, portrait)
+                ends = self._own_ends({name: value[:, 0] for name, value in batch.items()}, portrait, correlated(past))
                 target = reanchored(target, ends[:, -1] - motion[:, -1])
                 motion = ends
             else:
@@ -91,7 +109,6 @@ class DistilLoss:
             wide, wide_bank = repeat(portrait, bank, 2)
             tokens, speed = sound_tokens(model, now["features"]), model.speed_encoder(now["velocity"])
             heard = model.shape_head(tokens.flatten(2))
-            noise = torch.randn(2 * len(target), *model.fold(target).shape[1:], device=self.device)
             draws = one_step(model, noise, wide, wide_bank, tokens.repeat(2, 1, 1, 1), speed.repeat(2, 1, 1))
         a, b = draws.chunk(2)
         where = groups(now["mask"], target.shape[-1])
@@ -99,20 +116,37 @@ class DistilLoss:
         spread = distances(a, b, where).mean()
         shapes = F.mse_loss(heard.float(), now["arkit"], reduction="none")[..., self.diffusion.mouth_shapes()].mean()
         loss = miss - 0.5 * spread + shapes
-        assert motion.shape[1] == n
         return {"loss": loss, "miss": miss, "spread": spread, "shapes": shapes}
 
     @torch.no_grad()
-    def _own_ends(self, before: dict[str, Tensor], portrait: Portrait) -> Tensor:
+    def _own_ends(self, before: dict[str, Tensor], portrait: Portrait, noise: Tensor) -> Tensor:
         model = self.model
         bank = model.motion_bank(before["motion"], portrait)
-        noise = torch.randn(model.fold(before["z"]).shape, device=self.device)
-        z = one_step(model, noise, portrait, bank, sound_tokens(model, before["features"]), model.speed_encoder(before["velocity"]))
+        z = one_step(
+            model,
+            noise,
+            portrait,
+            bank,
+            sound_tokens(model, before["features"]),
+            model.speed_encoder(before["velocity"]),
+        )
         return z[:, -TINY.emo.motion_frames :]
 
 
-def train(data: Path, points: dict[str, np.ndarray], teacher: Path, basis: np.ndarray, out: Path, *, minutes: float,
-          steps: int | None, batch: int, seed: int, frames: tuple[int, ...] = (8, 8, 4, 2), own_share: float = 0.6) -> dict[str, float]:  # fmt: skip
+def train(
+    data: Path,
+    points: dict[str, np.ndarray],
+    teacher: Path,
+    basis: np.ndarray,
+    out: Path,
+    *,
+    minutes: float,
+    steps: int | None,
+    batch: int,
+    seed: int,
+    frames: tuple[int, ...] = (8, 8, 4, 2),
+    own_share: float = 0.6,
+) -> dict[str, float]:
     torch.manual_seed(seed)
     device = pick_device()
     Attention.kernel = "matmul" if device.type == "cpu" else "sdpa"

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,8 +23,13 @@ from emo_live.models.attention import Attention
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.emo import Portrait, TinyEmo
 from emo_live.training.autoencoder import Autoencoder
+from emo_live.training.compress import compress_weights
 from emo_live.training.diffusion import sound_tokens
 from emo_live.training.motion_data import KEPT
+from emo_live.types import Float32
+
+
+COMPRESSED = ("hear", "prepare", "denoise")  # the decoders are small and their rounding would be seen
 
 
 class Hear(nn.Module):
@@ -56,17 +62,29 @@ class Denoise(nn.Module):
         super().__init__()
         self.emo = emo
 
-    def forward(self, noisy: Tensor, timestep: Tensor, motion: Tensor, sound: Tensor, speed: Tensor, *prepared: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, timestep: Tensor, motion: Tensor, sound: Tensor, speed: Tensor, *prepared: Tensor
+    ) -> Tensor:
         emo, portrait = self.emo, unflat(dict(zip(bank_inputs(), prepared, strict=True)))
         bank = emo.motion_bank(motion[None], portrait)
         x = emo.fold(noisy[None])
-        v = emo.velocity(x, timestep.expand(1, noisy.shape[0]), portrait, bank, sound_tokens(emo, sound[None]),
-                         emo.speed_encoder(speed[None]))  # fmt: skip
+        v = emo.velocity(
+            x,
+            timestep.expand(1, noisy.shape[0]),
+            portrait,
+            bank,
+            sound_tokens(emo, sound[None]),
+            emo.speed_encoder(speed[None]),
+        )
         return emo.unfold(v)[0]
 
 
 def flat(portrait: Portrait) -> dict[str, Tensor]:
-    masks = {f"mask{level}_{name}": m for level, row in enumerate(portrait.masks) for name, m in zip(("full", "face", "lip"), row, strict=True)}
+    masks = {
+        f"mask{level}_{name}": m
+        for level, row in enumerate(portrait.masks)
+        for name, m in zip(("full", "face", "lip"), row, strict=True)
+    }
     values = [portrait.code, portrait.locator, *masks.values(), *portrait.bank.values()]
     return dict(zip(bank_inputs(), values, strict=True))
 
@@ -78,40 +96,72 @@ def unflat(values: dict[str, Tensor]) -> Portrait:
     return Portrait(values["code"], bank, values["locator"], masks)
 
 
-def example_inputs(emo: TinyEmo, autoencoder: Autoencoder, frames: int) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
+def example_inputs(
+    emo: TinyEmo, autoencoder: Autoencoder, frames: int
+) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
     """Graph name -> (module, named example inputs of a window of `frames`)."""
     a, n = TINY.autoencoder, TINY.emo.motion_frames
     grid, side, quarter = a.latent_size, a.mouth_size, a.mouth_size // 4
     prepare = Prepare(emo, autoencoder)
-    given = {"portrait": torch.zeros(1, 3, 512, 512), "mouth": torch.zeros(1, 3, side, side), "mask": torch.zeros(1, 4, 128, 128)}
+    given = {
+        "portrait": torch.zeros(1, 3, 512, 512),
+        "mouth": torch.zeros(1, 3, side, side),
+        "mask": torch.zeros(1, 4, 128, 128),
+    }
     prepared: dict[str, Tensor] = prepare(**given)
     face, inside = prepared.pop("face"), prepared.pop("inside")
     m = TINY.emo.audio_projection.frames - 1
     latents = torch.zeros(frames, a.latent_channels, grid, grid)
     return {
         "prepare": (prepare, given),
-        "denoise": (Denoise(emo), {"noisy": latents, "timestep": torch.tensor([999]), "motion": latents[:1].repeat(n, 1, 1, 1),
-                                   "sound": torch.zeros((frames + m) * 2, TINY.whisper.width), "speed": torch.zeros(frames + m),
-                                   **prepared}),
+        "denoise": (
+            Denoise(emo),
+            {
+                "noisy": latents,
+                "timestep": torch.tensor([999]),
+                "motion": latents[:1].repeat(n, 1, 1, 1),
+                "sound": torch.zeros((frames + m) * 2, TINY.whisper.width),
+                "speed": torch.zeros(frames + m),
+                **prepared,
+            },
+        ),
         "motion": (autoencoder.flow, {"z": latents, "reference": face}),
-        "paint": (autoencoder.mouth, {"warped": torch.zeros(frames, 3, side, side), "motion": torch.zeros(frames, 3, quarter, quarter),
-                                      "reference": inside}),
-    }  # fmt: skip
+        "paint": (
+            autoencoder.mouth,
+            {
+                "warped": torch.zeros(frames, 3, side, side),
+                "motion": torch.zeros(frames, 3, quarter, quarter),
+                "reference": inside,
+            },
+        ),
+    }
 
 
 @torch.no_grad()
-def export(emo: TinyEmo, autoencoder: Autoencoder, whisper: WhisperEncoder, out: Path, facts: dict[str, Any]) -> None:
-    """Writes GRAPHS as OpenVINO files with fp16 weights, weights.safetensors and manifest.json into `out`."""
+def export(
+    emo: TinyEmo,
+    autoencoder: Autoencoder,
+    whisper: WhisperEncoder,
+    pose: tuple[Float32, Float32],
+    out: Path,
+    facts: dict[str, Any],
+) -> None:
+    """Writes GRAPHS as OpenVINO files, pose.npz (basis and readout), weights.safetensors and manifest.json into `out`."""
     import openvino as ov
 
     out.mkdir(parents=True, exist_ok=True)
     kernel, Attention.kernel = Attention.kernel, "sdpa"
-    parts = {"hear": (Hear(whisper), {"mel": torch.zeros(1, 80, 2 * TINY.whisper.tokens)}), **example_inputs(emo, autoencoder, 6)}
+    parts = {
+        "hear": (Hear(whisper), {"mel": torch.zeros(1, 80, 2 * TINY.whisper.tokens)}),
+        **example_inputs(emo, autoencoder, 6),
+    }
     dynamic = {"noisy", "sound", "speed", "z", "warped", "motion"}
     for name, (module, inputs) in parts.items():
         module = module.eval().to(memory_format=torch.contiguous_format)
-        shapes = {key: ov.PartialShape([-1 if i == 0 and key in dynamic else n for i, n in enumerate(value.shape)])
-                  for key, value in inputs.items()}  # fmt: skip
+        shapes = {
+            key: ov.PartialShape([-1 if i == 0 and key in dynamic else n for i, n in enumerate(value.shape)])
+            for key, value in inputs.items()
+        }
         if name == "denoise":
             shapes["motion"] = ov.PartialShape(list(inputs["motion"].shape))
         graph = ov.convert_model(module, example_input=tuple(inputs.values()), input=[shapes[key] for key in inputs])
@@ -120,13 +170,21 @@ def export(emo: TinyEmo, autoencoder: Autoencoder, whisper: WhisperEncoder, out:
         if name == "prepare":
             for port, key in zip(graph.outputs, [*bank_inputs(), "face", "inside"], strict=True):
                 port.get_tensor().set_names({key})
+        if name in COMPRESSED:
+            compress_weights(graph)
         ov.save_model(graph, out / f"{name}.xml", compress_to_fp16=True)
     Attention.kernel = kernel
-    state = {**{f"emo.{k}": v for k, v in emo.state_dict().items() if not k.startswith("shape_head")},
-             **{f"autoencoder.{k}": v for k, v in autoencoder.state_dict().items()},
-             **{f"whisper.{k}": v for k, v in whisper.state_dict().items()}}  # fmt: skip
-    save_file({k: v.detach().half().contiguous() if v.is_floating_point() else v for k, v in state.items()}, out / "weights.safetensors")
-    files = [f"{name}.{end}" for name in GRAPHS for end in ("xml", "bin")] + ["weights.safetensors"]
+    np.savez(out / "pose.npz", basis=pose[0].astype(np.float16), readout=pose[1].astype(np.float16))
+    state = {
+        **{f"emo.{k}": v for k, v in emo.state_dict().items() if not k.startswith("shape_head")},
+        **{f"autoencoder.{k}": v for k, v in autoencoder.state_dict().items()},
+        **{f"whisper.{k}": v for k, v in whisper.state_dict().items()},
+    }
+    save_file(
+        {k: v.detach().half().contiguous() if v.is_floating_point() else v for k, v in state.items()},
+        out / "weights.safetensors",
+    )
+    files = [f"{name}.{end}" for name in GRAPHS for end in ("xml", "bin")] + ["pose.npz", "weights.safetensors"]
     hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in files}
     manifest = {"model": TINY.emo.name, "format": 1, "config": asdict(TINY), "sha256": hashes, **facts}
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")

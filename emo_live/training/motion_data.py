@@ -18,7 +18,7 @@ from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_ST
 from emo_live.config import TINY
 from emo_live.models.audio import WhisperEncoder
 from emo_live.training.augment import augment
-from emo_live.training.masks import locator_mask
+from emo_live.engine.locator_mask import locator_mask
 from emo_live.training.run import autocast
 from emo_live.types import FPS, MODEL_STEP_SAMPLES, Float32
 
@@ -66,7 +66,9 @@ def sound_features(whisper: WhisperEncoder, pcm: Float32) -> np.ndarray:
     return torch.cat(rows).half().numpy()
 
 
-def prepare_sound(folder: Path, whisper: WhisperEncoder, *, variants: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+def prepare_sound(
+    folder: Path, whisper: WhisperEncoder, *, variants: int, seed: int, share: tuple[int, int] = (0, 1)
+) -> None:
     """Writes NAME.sound.npy (K, variants, T / STRIDE + 1, KEPT, D) beside every shard that lacks it; variant 0 is clean.
 
     share: (worker, workers), for several processes side by side.
@@ -80,8 +82,10 @@ def prepare_sound(folder: Path, whisper: WhisperEncoder, *, variants: int, seed:
         rows = []
         for pcm in np.load(path)["pcm"].astype(np.float32) / 32768:
             others = [*others[-7:], pcm]
-            sounds = [pcm] + [augment(pcm, [others[i] for i in random.integers(len(others), size=2)], random)
-                              for _ in range(variants - 1)]  # fmt: skip
+            sounds = [pcm] + [
+                augment(pcm, [others[i] for i in random.integers(len(others), size=2)], random)
+                for _ in range(variants - 1)
+            ]
             rows.append([sound_features(whisper, s) for s in sounds])
         np.save(target.with_suffix(".part.npy"), np.array(rows))
         target.with_suffix(".part.npy").replace(target)
@@ -104,8 +108,16 @@ class MotionData:
                 outline = (points[path.name.split(".")[0]] - (left, top)) * scale
                 self.portraits.append(data["reference"][k])
                 self.masks.append(locator_mask(outline, TINY.mask_size))
-                self.tracks.append(Track(data["z"][k], list(sound[k]), head_velocity(data["pose"][k]), data["arkit"][k],
-                                         len(self.portraits) - 1, data["silent"][k]))  # fmt: skip
+                self.tracks.append(
+                    Track(
+                        data["z"][k],
+                        list(sound[k]),
+                        head_velocity(data["pose"][k]),
+                        data["arkit"][k],
+                        len(self.portraits) - 1,
+                        data["silent"][k],
+                    )
+                )
         assert self.tracks, f"no tracks of split {split} in {folder}: render them with `emo-live train puppets`"
 
     def window(self, track: Track, start: int, frames: int, variant: int) -> dict[str, Tensor]:
@@ -117,10 +129,14 @@ class MotionData:
         before = np.zeros((n, *track.z.shape[1:]), np.float32)
         if start >= n:
             before = track.z[start - n : start].astype(np.float32)
-        return {"z": torch.from_numpy(track.z[start : start + frames].astype(np.float32)),
-                "motion": torch.from_numpy(before), "features": torch.from_numpy(row[-used:].astype(np.float32)),
-                "velocity": torch.from_numpy(track.velocity[around]),
-                "arkit": torch.from_numpy(track.arkit[start : start + frames]), **self.portrait(track.portrait)}  # fmt: skip
+        return {
+            "z": torch.from_numpy(track.z[start : start + frames].astype(np.float32)),
+            "motion": torch.from_numpy(before),
+            "features": torch.from_numpy(row[-used:].astype(np.float32)),
+            "velocity": torch.from_numpy(track.velocity[around]),
+            "arkit": torch.from_numpy(track.arkit[start : start + frames]),
+            **self.portrait(track.portrait),
+        }
 
     def portrait(self, index: int) -> dict[str, Tensor]:
         picture = torch.from_numpy(np.ascontiguousarray(self.portraits[index])).permute(2, 0, 1).float() / 127.5 - 1

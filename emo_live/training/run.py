@@ -93,14 +93,19 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
     return (x.mT if tall else x).to(matrix.dtype)
 
 
-def optimizers(module: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
+def optimizers(
+    module: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.01
+) -> list[torch.optim.Optimizer]:
     """Muon for inner matrices and kernels, AdamW for the rest (biases, norms, first and last layers)."""
     inner, rest = [], []
     for name, p in module.named_parameters():
         if p.requires_grad:
             edge = any(part in name for part in ("conv_in", "conv_out", "proj1", "norm", "embedding"))
             (inner if p.ndim >= 2 and not edge else rest).append(p)
-    return [Muon(inner, muon_lr), torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)]
+    return [
+        Muon(inner, muon_lr),
+        torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True),
+    ]
 
 
 class Run:
@@ -110,9 +115,16 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, module: nn.Module, optims: list[torch.optim.Optimizer], *, minutes: float, max_steps: int | None,
-        ema: float = 0.999, save_every_s: float = 180.0,
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        module: nn.Module,
+        optims: list[torch.optim.Optimizer],
+        *,
+        minutes: float,
+        max_steps: int | None,
+        ema: float = 0.999,
+        save_every_s: float = 180.0,
+    ):
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,8 +146,14 @@ class Run:
 
     def save(self) -> None:
         part = self.folder / "state.pt.part"
-        state = {"module": self.module.state_dict(), "ema": self.ema.module.state_dict(), "ema_steps": self.ema.steps,
-                 "step": self.step, "used_s": self.used_s, "optims": [optim.state_dict() for optim in self.optims]}  # fmt: skip
+        state = {
+            "module": self.module.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "ema_steps": self.ema.steps,
+            "step": self.step,
+            "used_s": self.used_s,
+            "optims": [optim.state_dict() for optim in self.optims],
+        }
         torch.save(state, part)
         part.replace(self.folder / "state.pt")
 
@@ -147,15 +165,22 @@ class Run:
 
     def _set_rate(self) -> None:
         p = self.progress
-        factor = min(1.0, (self.step + 1) / 50) * (1.0 if p < 0.3 else 0.5 * (1 + math.cos(math.pi * (p - 0.3) / 0.7)) + 0.01)
+        factor = min(1.0, (self.step + 1) / 50) * (
+            1.0 if p < 0.3 else 0.5 * (1 + math.cos(math.pi * (p - 0.3) / 0.7)) + 0.01
+        )
         for optim, rates in zip(self.optims, self.base_lr, strict=True):
             for group, rate in zip(optim.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
 
     def train(
-        self, batches: Iterator[Any], losses: Callable[[Any], dict[str, Tensor]],
-        sample: Callable[[nn.Module, Path], dict[str, float]] | None = None, *, log_every: int = 20, sample_every_s: float = 300.0,
-    ) -> dict[str, float]:  # fmt: skip
+        self,
+        batches: Iterator[Any],
+        losses: Callable[[Any], dict[str, Tensor]],
+        sample: Callable[[nn.Module, Path], dict[str, float]] | None = None,
+        *,
+        log_every: int = 20,
+        sample_every_s: float = 300.0,
+    ) -> dict[str, float]:
         """Runs until the budget is used. losses(batch)["loss"] is minimised. Returns the last averaged losses."""
         saved = sampled = time.monotonic()
         sums: dict[str, float] = {}

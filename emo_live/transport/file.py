@@ -77,7 +77,7 @@ _FORMATS = {
             "tile-columns": "1",
             "lag-in-frames": "0",
             "g": str(10 * FPS),
-        },  # fmt: skip
+        },
         audio_codec="libopus",
         audio_sample_format="flt",
         audio_rates_hz=_OPUS_RATES_HZ,

@@ -1,0 +1,192 @@
+"""The rolling window on a backend that records what it is asked: lengths, alignment, motion frames, cancel, rewind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES
+from emo_live.engine import window as window_module
+from emo_live.engine.base import EngineFrame, Prepared, noise_for
+from emo_live.engine.window import LIVE, LOOK_AHEAD, OFFLINE, Controls, RollingWindow, WindowPolicy
+from emo_live.errors import BadInputError
+
+STEP = 640
+
+
+@dataclass
+class FakeBackend:
+    """Latents of a frame are its noise plus the mean of the sound it sees, so every dependence shows in the result."""
+
+    name: str = "fake"
+    calls: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    on_denoise: Any = None
+
+    def hear(self, mel: np.ndarray) -> np.ndarray:
+        return mel  # the tests replace log_mel by the identity
+
+    def denoise(self, avatar: Any, noisy: Any, timestep: int, motion: Any, sound: Any, speed: Any) -> np.ndarray:
+        self.calls.append((len(noisy), motion.copy()))
+        if self.on_denoise:
+            self.on_denoise()
+        heard = sound.reshape(len(noisy) + 4, 2)[2:-2].mean(1)
+        return -(noisy + motion[-1].mean() * 0.5 + heard[:, None, None, None])
+
+    def close(self) -> None: ...
+
+
+class FakePictures:
+    def __init__(self, *_: Any) -> None: ...
+
+    def make(self, latents: np.ndarray) -> list[np.ndarray]:
+        return list(latents.copy())
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tokens(pcm: np.ndarray) -> np.ndarray:
+        assert pcm.shape == (LEFT_SAMPLES + CONTEXT_SAMPLES,)
+        return pcm[LEFT_SAMPLES:].reshape(80, 320).mean(1)  # one value every 20 ms
+
+    monkeypatch.setattr(window_module, "log_mel", tokens)
+    monkeypatch.setattr(window_module, "PictureMaker", FakePictures)
+
+
+def make(policy: WindowPolicy = OFFLINE, backend: FakeBackend | None = None, **options: Any) -> RollingWindow:
+    prepared = Prepared(SimpleNamespace(), np.zeros((512, 512, 3), np.uint8), (0, 0), {})  # type: ignore[arg-type]
+    return RollingWindow(backend or FakeBackend(), prepared, policy=policy, **options)  # type: ignore[arg-type]
+
+
+def speech(steps: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(steps, STEP)).astype(np.float32)
+
+
+def drive(window: RollingWindow, steps: np.ndarray, every: int = 1) -> list[EngineFrame]:
+    frames: list[EngineFrame] = []
+    for i, step in enumerate(steps):
+        window.push(step)
+        if i % every == every - 1:
+            frames += window.frames()
+    window.finish()
+    return frames + window.frames()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8, 14, 37, 100])
+@pytest.mark.parametrize("policy", [OFFLINE, LIVE, WindowPolicy((8,))])
+def test_every_step_gets_one_frame_in_order(steps: int, policy: WindowPolicy) -> None:
+    frames = drive(make(policy), speech(steps))
+    assert [frame.index for frame in frames] == list(range(steps))
+
+
+def test_lengths_follow_the_policy_and_the_first_window_is_short() -> None:
+    backend = FakeBackend()
+    drive(make(OFFLINE, backend), speech(40))
+    assert [length for length, _ in backend.calls][:4] == [2, 4, 8, 8]
+
+
+def test_the_first_frame_needs_160_ms_of_sound() -> None:
+    window = make(LIVE)
+    for i, step in enumerate(speech(4)):
+        assert window.frames() == [], f"a frame after {i} steps"
+        window.push(step)
+    assert len(window.frames()) == 2
+
+
+def test_a_frame_is_made_from_its_own_sound() -> None:
+    steps = np.zeros((30, STEP), np.float32)
+    steps[17] = 5
+    quiet = drive(make(), np.zeros((30, STEP), np.float32))
+    loud = drive(make(), steps)
+    changed = [
+        i for i, (a, b) in enumerate(zip(quiet, loud, strict=True)) if abs(float((a.video - b.video).mean())) > 1
+    ]
+    assert changed[0] == 17, "the sound of step 17 shows first in frame 17"
+
+
+def test_chunking_does_not_change_the_frames() -> None:
+    steps = speech(60)
+    one, many = drive(make(seed=3), steps), drive(make(seed=3), steps, every=13)
+    assert all(np.array_equal(a.video, b.video) for a, b in zip(one, many, strict=True))
+
+
+def test_another_seed_gives_other_frames() -> None:
+    steps = speech(10)
+    assert not np.array_equal(drive(make(seed=1), steps)[5].video, drive(make(seed=2), steps)[5].video)
+
+
+def test_noise_belongs_to_the_frame_not_to_the_window() -> None:
+    assert np.array_equal(noise_for(7, 5, (2, 3)), noise_for(7, 5, (2, 3)))
+    assert not np.array_equal(noise_for(7, 5, (2, 3)), noise_for(7, 6, (2, 3)))
+
+
+def test_motion_frames_are_the_last_frames_of_the_window_before() -> None:
+    backend = FakeBackend()
+    frames = drive(make(WindowPolicy((4,)), backend), speech(20))
+    assert not backend.calls[0][1].any(), "the first window starts from the portrait"
+    for number, (_, motion) in enumerate(backend.calls[1:], 1):
+        assert np.array_equal(motion, np.stack([frames[4 * number - 2].video, frames[4 * number - 1].video]))
+
+
+def test_cancel_stops_between_steps_and_keeps_nothing() -> None:
+    backend = FakeBackend()
+    window = make(WindowPolicy((4,)), backend, steps=4)
+    for step in speech(6):
+        window.push(step)
+    backend.on_denoise = window.cancel
+    assert window.frames() == []
+    assert len(backend.calls) == 1, "the second of four steps was not taken"
+    assert window.index == 0
+    assert window.frames() == [], "cancelled until rewind"
+
+
+def test_rewind_continues_from_what_was_shown() -> None:
+    steps, other = speech(30), speech(30, seed=9)
+    window = make(WindowPolicy((4,)))
+    for step in steps[:20]:
+        window.push(step)
+    shown = window.frames()[:7]
+    window.cancel()
+    window.rewind(7)
+    assert window.index == 7
+    frames = shown + drive(window, other[:12])
+    direct = make(WindowPolicy((4,)))
+    assert [frame.index for frame in frames] == list(range(19))
+    backend = window.backend
+    assert isinstance(backend, FakeBackend)
+    first_after = next(m for n, (_, m) in enumerate(backend.calls) if n == 5 - 1)
+    assert np.array_equal(first_after, np.stack([shown[5].video, shown[6].video]))
+    assert direct.index == 0
+
+
+def test_rewind_forgets_the_sound_that_was_not_heard() -> None:
+    base, loud = np.zeros((8, STEP), np.float32), np.full((12, STEP), 9, np.float32)
+    window = make(WindowPolicy((2,)))
+    for step in [*base, *loud]:
+        window.push(step)
+    window.frames()
+    window.rewind(8)
+    after = drive(window, np.zeros((10, STEP), np.float32))
+    quiet = drive(make(WindowPolicy((2,))), np.zeros((18, STEP), np.float32))[8:]
+    assert all(np.allclose(a.video, b.video, atol=1e-5) for a, b in zip(after, quiet, strict=True))
+
+
+def test_the_end_listens_to_silence() -> None:
+    assert LOOK_AHEAD == 2
+    frames = drive(make(WindowPolicy((8,))), speech(8))
+    assert len(frames) == 8 and all(np.isfinite(frame.video).all() for frame in frames)
+
+
+@pytest.mark.parametrize(("speed", "motion"), [(-1, 1), (31, 1), (float("nan"), 1), (4, -0.1), (4, 2.1)])
+def test_controls_out_of_range_are_refused(speed: float, motion: float) -> None:
+    with pytest.raises(BadInputError):
+        Controls(speed, motion)
+
+
+@pytest.mark.parametrize("steps", [0, 9])
+def test_step_counts_out_of_range_are_refused(steps: int) -> None:
+    with pytest.raises(BadInputError, match="steps must be"):
+        make(steps=steps)
