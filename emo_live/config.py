@@ -7,11 +7,12 @@ Tensor letters: B batch, T frames, L audio tokens, D width, C channels, h w late
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class AudioAttentionConfig:
-    """Audio-attention layers (EMO 3.2; Hallo's hierarchical form: one masked readout for the picture, face and lips)."""
+    """Audio-attention layers (EMO 3.2) in Hallo's hierarchical form: a masked readout each for picture, face, lips."""
 
     width: int  # D of the audio tokens
     shared: bool  # True: one cross-attention serves the three masks; False: one each
@@ -56,12 +57,21 @@ class FaceLocatorConfig:
 
 @dataclass(frozen=True, slots=True)
 class AudioProjectionConfig:
-    """Audio features around a frame -> the tokens that audio-attention reads."""
+    """Audio features around a frame -> the tokens that the Backbone reads."""
 
     frames: int  # 2m + 1
-    blocks: int  # features per frame (hidden layers in Hallo, 20 ms steps in tiny)
+    blocks: int  # features per frame (hidden layers in Hallo, 20 ms steps in tiny, both in EchoMimic)
     width: int
-    hidden: int
+    hidden: int | None  # None: no network, every feature is a token
+    tokens: int
+    token_width: int
+
+
+@dataclass(frozen=True, slots=True)
+class FaceProjectionConfig:
+    """Embedding of the face (who it is) -> the tokens that attn2 reads."""
+
+    width: int
     tokens: int
     token_width: int
 
@@ -112,7 +122,7 @@ class ScheduleConfig:
     train_steps: int
     beta_start: float
     beta_end: float
-    kind: str  # "linear" or "scaled_linear"
+    kind: Literal["linear", "scaled_linear"]  # how the betas grow: straight, or their roots do
     zero_terminal_snr: bool
 
 
@@ -125,6 +135,7 @@ class EmoConfig:
     reference: BackboneConfig
     locator: FaceLocatorConfig
     audio_projection: AudioProjectionConfig
+    face_projection: FaceProjectionConfig | None
     speed: SpeedConfig | None
     schedule: ScheduleConfig
     motion_frames: int  # n
@@ -148,7 +159,7 @@ def _tiny_backbone(*, denoiser: bool, in_channels: int) -> BackboneConfig:
     return BackboneConfig(
         in_channels=in_channels,
         out_channels=64 if denoiser else None,
-        block_channels=(128, 192),
+        block_channels=(96, 128),
         attention_levels=(True, True),
         layers_per_block=1,
         heads=4,
@@ -168,8 +179,9 @@ TINY = TinyConfig(
         name="tiny",
         backbone=_tiny_backbone(denoiser=True, in_channels=64),
         reference=_tiny_backbone(denoiser=False, in_channels=128),
-        locator=FaceLocatorConfig(in_channels=4, block_channels=(16, 24, 32, 48, 64), out_channels=128),
+        locator=FaceLocatorConfig(in_channels=4, block_channels=(16, 24, 32, 48, 64), out_channels=96),
         audio_projection=AudioProjectionConfig(frames=5, blocks=2, width=384, hidden=384, tokens=8, token_width=128),
+        face_projection=None,
         speed=SpeedConfig(
             centres=(0.0, 2.0, 5.0, 10.0, 18.0), radii=(1.0, 1.5, 2.5, 4.0, 8.0), context=2, hidden=64, width=64
         ),

@@ -1,12 +1,11 @@
-"""The one place where attention is computed, and the two layers that every transformer block here is made of.
+"""The one place where attention is computed, and the layer that calls it.
 
-`attention` picks a kernel by name; all kernels compute the same function (tests hold them to it).
-Module and parameter names follow the published SD 1.5 / AnimateDiff / Hallo checkpoints.
+`attention` picks a kernel by name; all kernels compute the same function, which a test holds them to. It knows nothing
+of what attends to what: reference-attention, audio-attention and temporal attention are built on it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from emo_live.errors import NotSupportedError
 
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v: (B, heads, L, D / heads) -> like q
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -28,9 +27,10 @@ def _matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    if importlib.util.find_spec("xformers") is None:
-        raise NotSupportedError('attention kernel "xformers" needs: pip install xformers')
-    from xformers.ops import memory_efficient_attention
+    try:
+        from xformers.ops import memory_efficient_attention
+    except ModuleNotFoundError as error:
+        raise NotSupportedError('attention kernel "xformers" needs: pip install xformers') from error
 
     out: Tensor = memory_efficient_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2)
@@ -46,23 +46,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, kernel: str = "sdpa")
 
 
 class Attention(nn.Module):
-    """Queries from x, keys and values from `context` (x itself when None). `extra` (B or 1, L, Dc) joins the context."""
+    """Multi-head attention with the parameter names of published SD 1.5 checkpoints.
+
+    x: (B, L, D) asks; `context` (B, Lc, Dc) answers, x itself when None. `extra` (1, B / T or B rows, Le, Dc) joins the
+    context: one row of it serves as many neighbouring rows of x as there are for it (the reference, for every frame).
+    """
 
     kernel = "sdpa"
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None, inner: int | None = None):
+    def __init__(self, width: int, heads: int, context_width: int | None = None):
         super().__init__()
         self.heads = heads
-        inner = inner or width
-        self.to_q = nn.Linear(width, inner, bias=False)
-        self.to_k = nn.Linear(context_width or width, inner, bias=False)
-        self.to_v = nn.Linear(context_width or width, inner, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(inner, width)])
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context_width or width, width, bias=False)
+        self.to_v = nn.Linear(context_width or width, width, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(self, x: Tensor, context: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
         context = x if context is None else context
         k, v = self.to_k(context), self.to_v(context)
-        if extra is not None:  # projected before it is repeated: one row serves every frame
+        if extra is not None:  # projected before it is repeated
             k = torch.cat([k, repeat_rows(self.to_k(extra), k.shape[0])], 1)
             v = torch.cat([v, repeat_rows(self.to_v(extra), v.shape[0])], 1)
         out: Tensor = self.to_out[0](attention(self.to_q(x), k, v, self.heads, self.kernel))
@@ -72,26 +75,3 @@ class Attention(nn.Module):
 def repeat_rows(x: Tensor, rows: int) -> Tensor:
     """(B, ...) -> (rows, ...): every row rows / B times in a row. Traces with a dynamic number of rows."""
     return x.unsqueeze(1).expand(-1, rows // x.shape[0], *x.shape[1:]).flatten(0, 1)
-
-
-class GEGLU(nn.Module):
-    def __init__(self, width: int, inner: int):
-        super().__init__()
-        self.proj = nn.Linear(width, inner * 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, -1)
-        return value * F.gelu(gate)
-
-
-class FeedForward(nn.Module):
-    """Gated feed-forward; `net.1` is the checkpoints' dropout, which has no weights."""
-
-    def __init__(self, width: int, factor: int):
-        super().__init__()
-        self.net = nn.ModuleList([GEGLU(width, width * factor), nn.Identity(), nn.Linear(width * factor, width)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.net:
-            x = layer(x)
-        return x

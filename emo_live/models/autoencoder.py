@@ -1,8 +1,8 @@
-"""Motion autoencoder of the tiny model: flow and holes <-> motion latents, and the networks that turn latents into pictures.
+"""Motion autoencoder of the tiny model: flow and holes <-> motion latents, and the networks that paint from latents.
 
-The latent is a whitened patch PCA of backward flow (px at flow_size) and hole share; zero is the portrait itself. FlowDecoder
-refines the linear decoding; MouthPainter paints what the portrait cannot show. Warping happens outside, on the portrait's
-own pixels, so identity, hair and background cannot drift.
+The latent is a whitened patch PCA of backward flow (px at flow_size) and hole share; zero is the portrait itself.
+FlowDecoder refines the linear decoding; MouthPainter paints what the portrait cannot show. Warping happens outside, on
+the portrait's own pixels, so identity, hair and background cannot drift.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import AutoencoderConfig
+from emo_live.models.layers import zeroed
 
 HOLE_GAIN = 3.0  # how much a full hole weighs against a pixel of flow in the PCA
 
 
 class MotionBasis(nn.Module):
-    """Linear part, fitted and then frozen. basis: (3 patch^2, C) orthonormal columns; scale: (C,) standard deviations."""
+    """Linear part, fitted, then frozen. basis: (3 patch^2, C), orthonormal columns; scale: (C,) standard deviations."""
 
     basis: Tensor
     scale: Tensor
@@ -48,9 +49,7 @@ class ConvBlock(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        self.conv2 = zeroed(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.conv2(F.relu(self.conv1(F.relu(x))))
@@ -60,7 +59,7 @@ class ConvBlock(nn.Module):
 class AppearanceEncoder(nn.Module):
     """What the decoder needs to know of the portrait, once per avatar.
 
-    portrait (B, 3, 512, 512) in [-1, 1] -> (features (B, C, 32, 32) for the flow, features (B, C, 36, 36) of the mouth square).
+    portrait (B, 3, 512, 512) in [-1, 1] -> features (B, C, 32, 32) for the flow and (B, C, 36, 36) of the mouth.
     """
 
     def __init__(self, config: AutoencoderConfig):
@@ -90,7 +89,7 @@ class AppearanceEncoder(nn.Module):
 
 
 class FlowDecoder(nn.Module):
-    """(B, C, 16, 16) latents and (B or 1, Cr, 32, 32) reference features -> (B, 3, 128, 128) flow in px and hole share."""
+    """(B, C, 16, 16) latents, (B or 1, Cr, 32, 32) reference features -> (B, 3, 128, 128) flow in px and hole share."""
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
@@ -99,9 +98,7 @@ class FlowDecoder(nn.Module):
         width = config.flow_width
         self.conv_in = nn.Conv2d(48 + config.latent_channels + config.reference_channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(ConvBlock(width) for _ in range(config.flow_blocks))
-        self.conv_out = nn.Conv2d(width, 48, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        self.conv_out = zeroed(nn.Conv2d(width, 48, 3, padding=1))
 
     def forward(self, z: Tensor, reference: Tensor) -> Tensor:
         base = self.basis.decode(z)
@@ -116,8 +113,8 @@ class FlowDecoder(nn.Module):
 class MouthPainter(nn.Module):
     """Paints the mouth square of the 512 px portrait.
 
-    warped (B, 3, 144, 144) in [-1, 1]: the square after warping; motion (B, 3, 36, 36): its flow and holes; latents
-    (B, C, 16, 16); reference (B or 1, Cr, 36, 36) -> (B, 4, 144, 144): colour (about -1..1) and, in 0..1, how much of it to use.
+    warped (B, 3, 144, 144) in [-1, 1]: the square after warping; motion (B, 3, 36, 36): its flow and holes; reference
+    (B or 1, Cr, 36, 36) -> (B, 4, 144, 144): colour (about -1..1) and, in 0..1, how much of it to use.
     """
 
     def __init__(self, config: AutoencoderConfig):

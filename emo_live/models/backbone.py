@@ -7,17 +7,17 @@ It knows nothing about where the reference features come from: see reference_net
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import BackboneConfig
-from emo_live.models.attention import Attention, FeedForward
+from emo_live.models.attention import Attention
 from emo_live.models.audio import AudioModule
+from emo_live.models.layers import FeedForward, Resample, ResnetBlock, TimestepMlp, timestep_embedding
 from emo_live.models.temporal import MotionModule
 
 
@@ -25,9 +25,10 @@ from emo_live.models.temporal import MotionModule
 class Conditions:
     """What a pass through the Backbone may read; None switches that part off.
 
-    reference: layer name -> (B or 1, h w, C) features of the portrait. motion: layer name -> (B, n, h w, C) features of the
-    motion frames. tokens: ((B T), L, D) for attn2. audio: ((B T), L, D). masks: per level, three (B T or 1, h w).
-    speed: (B, T, D). locator: ((B T) or 1, C, h, w), added after conv_in. write: filled with norm1 outputs by layer name.
+    reference: layer name -> (1, B or B T, h w, C) features of the portrait. motion: layer name -> (B, n, h w, C)
+    features of the motion frames. tokens: ((B T), L, D) for attn2. audio: ((B T), L, D). masks: per level full, face,
+    lip, each (B T or 1, h w); audio_scales: how strongly each of them moves. speed: (B, T, D). locator: added behind
+    conv_in, (B T or 1, C, h, w). write: filled with norm1 outputs by layer name.
     """
 
     batch: int = 1
@@ -39,69 +40,39 @@ class Conditions:
     audio_scales: tuple[float, ...] = (1.0, 1.0, 1.0)
     speed: Tensor | None = None
     locator: Tensor | None = None
-    write: dict[str, Tensor] | None = field(default=None)
-
-
-def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """(B,) -> (B, width), cosines first (SD's flip_sin_to_cos, no frequency shift)."""
-    rate = torch.exp(-math.log(10000.0) * torch.arange(width // 2, device=t.device) / (width // 2))
-    angle = t.float()[:, None] * rate
-    return torch.cat([angle.cos(), angle.sin()], 1)
-
-
-class TimestepMlp(nn.Module):
-    def __init__(self, width: int, out: int):
-        super().__init__()
-        self.linear_1 = nn.Linear(width, out)
-        self.linear_2 = nn.Linear(out, out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear_2(F.silu(self.linear_1(x)))
-        return out
-
-
-class ResnetBlock(nn.Module):
-    def __init__(self, width: int, out: int, time_width: int, groups: int):
-        super().__init__()
-        self.norm1 = nn.GroupNorm(groups, width, eps=1e-5)
-        self.conv1 = nn.Conv2d(width, out, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_width, out)
-        self.norm2 = nn.GroupNorm(groups, out, eps=1e-5)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
-        if width != out:
-            self.conv_shortcut = nn.Conv2d(width, out, 1)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x: (B, C, h, w); time: (B, D), already through its activation."""
-        y = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(time)[:, :, None, None]
-        y = self.conv2(F.silu(self.norm2(y)))
-        return y + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+    write: dict[str, Tensor] | None = None
 
 
 class SpatialBlock(nn.Module):
+    """attn1: places of a picture read each other and the reference; attn2 reads the tokens, where the size has it."""
+
     def __init__(self, width: int, config: BackboneConfig):
         super().__init__()
         self.attn1 = Attention(width, config.heads)
         self.norm1 = nn.LayerNorm(width)
-        if config.context_width is not None:
-            self.attn2 = Attention(width, config.heads, config.context_width)
-            self.norm2 = nn.LayerNorm(width)
+        reads = config.context_width is not None
+        self.attn2 = Attention(width, config.heads, config.context_width) if reads else None
+        self.norm2 = nn.LayerNorm(width) if reads else None
         self.gain = config.context_gain
         self.ff = FeedForward(width, config.feed_forward_factor)
         self.norm3 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, name: str, given: Conditions) -> Tensor:
+        """x: ((B T), h w, C)."""
         y = self.norm1(x)
         if given.write is not None:
             given.write[name] = y
         x = self.attn1(y, extra=given.reference[name] if given.reference is not None else None) + x
-        if given.tokens is not None and hasattr(self, "attn2"):
+        if self.attn2 is not None and self.norm2 is not None:
+            assert given.tokens is not None, "attn2 needs tokens: this size reads them in every spatial layer"
             x = self.attn2(self.norm2(x), given.tokens) * self.gain + x
         out: Tensor = self.ff(self.norm3(x)) + x
         return out
 
 
 class SpatialTransformer(nn.Module):
+    """A SpatialBlock on pictures ((B T), C, h, w)."""
+
     def __init__(self, width: int, config: BackboneConfig):
         super().__init__()
         self.norm = nn.GroupNorm(config.norm_groups, width, eps=1e-6)
@@ -117,137 +88,159 @@ class SpatialTransformer(nn.Module):
         return out
 
 
-class Resample(nn.Module):
-    def __init__(self, width: int, *, down: bool):
-        super().__init__()
-        self.down = down
-        self.conv = nn.Conv2d(width, width, 3, stride=2 if down else 1, padding=1)
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a block lies: its name in the checkpoint, (in, out) channels of each ResNet, and its layers.
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x if self.down else F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+    layers: (channels, width inside the audio module) of what follows each ResNet; level: which mask size belongs here;
+    attends: whether there are spatial transformers (and audio modules).
+    """
+
+    name: str
+    resnets: tuple[tuple[int, int], ...]
+    layers: tuple[tuple[int, int], ...]
+    level: int
+    attends: bool
 
 
 class Block(nn.Module):
-    """One resolution on the way down or up, or the middle: lists of ResNets and of the layers that follow each.
+    """ResNets of one resolution, and what follows each of them."""
 
-    widths: (in, out) of each ResNet; inner: width inside each audio module; level: which mask size belongs here.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        widths: list[tuple[int, int]],
-        inner: list[int],
-        level: int,
-        attends: bool,
-        config: BackboneConfig,
-        resample: str | None,
-    ):
+    def __init__(self, stage: Stage, config: BackboneConfig):
         super().__init__()
-        self.name, self.level, self.attends = name, level, attends
+        self.stage = stage
         groups, factor, time_width = config.norm_groups, config.feed_forward_factor, config.block_channels[0] * 4
-        self.resnets = nn.ModuleList(ResnetBlock(a, b, time_width, groups) for a, b in widths)
-        outs = [b for _, b in widths][: len(inner)]  # the middle block has one ResNet more than other layers
-        if attends:
-            self.attentions = nn.ModuleList(SpatialTransformer(width, config) for width in outs)
+        self.resnets = nn.ModuleList(ResnetBlock(a, b, time_width, groups) for a, b in stage.resnets)
+        if stage.attends:
+            self.attentions = nn.ModuleList(SpatialTransformer(width, config) for width, _ in stage.layers)
             if config.audio is not None:
                 audio = config.audio
                 self.audio_modules = nn.ModuleList(
-                    AudioModule(width, wide, config.heads, groups, audio, factor)
-                    for width, wide in zip(outs, inner, strict=True)
+                    AudioModule(width, inner, config.heads, groups, audio, factor) for width, inner in stage.layers
                 )
-        self.motion_runs = config.motion is not None and (attends or config.motion.without_reference)
+        self.moves = False
         if config.motion is not None:
             motion = config.motion
+            self.moves = stage.attends or motion.without_reference
+            outs = [width for width, _ in stage.layers]
             self.motion_modules = nn.ModuleList(MotionModule(width, motion, groups, factor) for width in outs)
-        if resample is not None:
-            setattr(self, f"{resample}samplers", nn.ModuleList([Resample(outs[-1], down=resample == "down")]))
 
     def layer(self, i: int, x: Tensor, given: Conditions) -> Tensor:
         """What follows ResNet i."""
-        if self.attends:
-            name = f"{self.name}.attentions.{i}.transformer_blocks.0"
+        motion = None
+        if self.stage.attends:
+            name = f"{self.stage.name}.attentions.{i}.transformer_blocks.0"
             x = self.attentions[i](x, name, given)
             if given.audio is not None:
-                x = self.audio_modules[i](x, given.audio, given.masks[self.level], given.audio_scales)
-            if self.motion_runs and given.write is None:
-                motion = given.motion[name] if given.motion is not None else None
-                x = self.motion_modules[i](x, given.batch, motion, given.speed)
-        elif self.motion_runs and given.write is None:
-            x = self.motion_modules[i](x, given.batch, None, given.speed)
+                x = self.audio_modules[i](x, given.audio, given.masks[self.stage.level], given.audio_scales)
+            motion = given.motion[name] if given.motion is not None else None
+        if self.moves:
+            x = self.motion_modules[i](x, given.batch, motion, given.speed)
         return x
 
 
+class DownBlock(Block):
+    """One resolution on the way down; `down`: it ends at half of it."""
+
+    def __init__(self, stage: Stage, config: BackboneConfig, *, down: bool):
+        super().__init__(stage, config)
+        self.downsamplers = nn.ModuleList([Resample(stage.layers[-1][0], down=True)]) if down else None
+
+    def forward(self, x: Tensor, time: Tensor, skips: list[Tensor], given: Conditions) -> Tensor:
+        """Appends to `skips` what the way up will read."""
+        for i, resnet in enumerate(self.resnets):
+            x = self.layer(i, resnet(x, time), given)
+            skips.append(x)
+        for sampler in self.downsamplers or ():
+            x = sampler(x)
+            skips.append(x)
+        return x
+
+
+class MidBlock(Block):
+    """ResNet, one layer, ResNet."""
+
+    def forward(self, x: Tensor, time: Tensor, given: Conditions) -> Tensor:
+        x = self.layer(0, self.resnets[0](x, time), given)
+        out: Tensor = self.resnets[1](x, time)
+        return out
+
+
+class UpBlock(Block):
+    """One resolution on the way up; `up`: it ends at twice of it."""
+
+    def __init__(self, stage: Stage, config: BackboneConfig, *, up: bool):
+        super().__init__(stage, config)
+        self.upsamplers = nn.ModuleList([Resample(stage.layers[-1][0], down=False)]) if up else None
+
+    def forward(self, x: Tensor, time: Tensor, skips: list[Tensor], given: Conditions) -> Tensor:
+        """Takes from the end of `skips`."""
+        for i, resnet in enumerate(self.resnets):
+            x = self.layer(i, resnet(torch.cat([x, skips.pop()], 1), time), given)
+        for sampler in self.upsamplers or ():
+            x = sampler(x)
+        return x
+
+
+def down_stages(config: BackboneConfig) -> list[Stage]:
+    """Inside an audio module the width is the one that comes into its ResNet, as in published Hallo."""
+    stages, width = [], config.block_channels[0]
+    for i, out in enumerate(config.block_channels):
+        resnets = [(width if j == 0 else out, out) for j in range(config.layers_per_block)]
+        layers = [(out, come) for come, _ in resnets]
+        stages.append(Stage(f"down_blocks.{i}", tuple(resnets), tuple(layers), i, config.attention_levels[i]))
+        width = out
+    return stages
+
+
+def up_stages(config: BackboneConfig) -> list[Stage]:
+    """Inside the audio modules of a block the width is the one of the next block up, as in published Hallo."""
+    channels, last = config.block_channels, len(config.block_channels) - 1
+    skips = [channels[0]]
+    for i, out in enumerate(channels):
+        skips += [out] * (config.layers_per_block + (i < last))
+    stages, width = [], channels[-1]
+    for i, out in enumerate(reversed(channels)):
+        resnets = []
+        for _ in range(config.layers_per_block + 1):
+            resnets.append((width + skips.pop(), out))
+            width = out
+        layers = [(out, channels[max(last - i - 1, 0)])] * len(resnets)
+        level = last - i
+        stages.append(Stage(f"up_blocks.{i}", tuple(resnets), tuple(layers), level, config.attention_levels[level]))
+    return stages
+
+
 class Backbone(nn.Module):
-    """Predicts what the schedule asks for (v) from noisy latents ((B T), C, h, w) and per-frame timesteps ((B T),)."""
+    """Predicts what the schedule asks for (v) from noisy latents, with a timestep for every frame."""
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
         self.config = config
-        channels, groups = config.block_channels, config.norm_groups
+        channels, last = config.block_channels, len(config.block_channels) - 1
+        width = channels[-1]
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimestepMlp(channels[0], channels[0] * 4)
-        self.down_blocks = nn.ModuleList()
-        skips, width, last = [channels[0]], channels[0], len(channels) - 1
-        for i, out in enumerate(channels):
-            widths = [(width if j == 0 else out, out) for j in range(config.layers_per_block)]
-            self.down_blocks.append(
-                Block(
-                    f"down_blocks.{i}",
-                    widths,
-                    [a for a, _ in widths],
-                    i,
-                    config.attention_levels[i],
-                    config,
-                    "down" if i < last else None,
-                )
-            )
-            skips += [out] * (config.layers_per_block + (i < last))
-            width = out
-        self.mid_block = Block("mid_block", [(width, width)] * 2, [width], last, True, config, None)
-        self.up_blocks = nn.ModuleList()
-        for i, out in enumerate(reversed(channels)):
-            widths = []
-            for _ in range(config.layers_per_block + 1):
-                widths.append((width + skips.pop(), out))
-                width = out
-            inner = channels[max(last - i - 1, 0)]
-            self.up_blocks.append(
-                Block(
-                    f"up_blocks.{i}",
-                    widths,
-                    [inner] * len(widths),
-                    last - i,
-                    config.attention_levels[last - i],
-                    config,
-                    "up" if i < last else None,
-                )
-            )
+        self.down_blocks = nn.ModuleList(DownBlock(s, config, down=s.level < last) for s in down_stages(config))
+        middle = Stage("mid_block", ((width, width),) * 2, ((width, width),), last, attends=True)
+        self.mid_block = MidBlock(middle, config)
+        self.up_blocks = nn.ModuleList(UpBlock(s, config, up=s.level > 0) for s in up_stages(config))
         if config.out_channels is not None:
-            self.conv_norm_out = nn.GroupNorm(groups, channels[0], eps=1e-5)
+            self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[0], eps=1e-5)
             self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, timesteps: Tensor, given: Conditions) -> Tensor:
+        """x: ((B T), C, h, w); timesteps: ((B T),) -> ((B T), out_channels, h, w), or x's features without a head."""
         time = F.silu(self.time_embedding(timestep_embedding(timesteps, self.config.block_channels[0]).to(x.dtype)))
         x = self.conv_in(x)
         if given.locator is not None:
             x = x + given.locator
         skips = [x]
         for block in self.down_blocks:
-            for i, resnet in enumerate(block.resnets):
-                x = block.layer(i, resnet(x, time), given)
-                skips.append(x)
-            for sampler in getattr(block, "downsamplers", ()):
-                x = sampler(x)
-                skips.append(x)
-        x = self.mid_block.layer(0, self.mid_block.resnets[0](x, time), given)
-        x = self.mid_block.resnets[1](x, time)
+            x = block(x, time, skips, given)
+        x = self.mid_block(x, time, given)
         for block in self.up_blocks:
-            for i, resnet in enumerate(block.resnets):
-                x = block.layer(i, resnet(torch.cat([x, skips.pop()], 1), time), given)
-            for sampler in getattr(block, "upsamplers", ()):
-                x = sampler(x)
+            x = block(x, time, skips, given)
         if self.config.out_channels is None:
             return x
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))

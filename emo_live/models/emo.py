@@ -1,6 +1,7 @@
-"""EMO put together from a config: which network feeds which. Attribute names are those of the published Hallo checkpoint.
+"""EMO put together from a config: which network feeds which. Attribute names are those of published Hallo.
 
-`Emo` is size-independent. `TinyEmo` adds what our motion latents need: folding and a portrait encoder in the VAE's place.
+`Emo` is size-independent. `TinyEmo` adds what our motion latents need: folding, and a portrait encoder in the VAE's
+place; latent_emo.py does the same for pictures in the latents of Stable Diffusion's VAE.
 Shapes: latents (B, T, C, h, w); features of the portrait and of motion frames are banks: layer name -> tensor.
 """
 
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import EmoConfig, TinyConfig
+from emo_live.models.attention import repeat_rows
 from emo_live.models.audio import AudioProjection
 from emo_live.models.autoencoder import ConvBlock
-from emo_live.models.attention import repeat_rows
 from emo_live.models.backbone import Backbone, Conditions
 from emo_live.models.locator import FaceLocator
 from emo_live.models.reference_net import Bank, ReferenceNet
@@ -28,17 +29,21 @@ Masks = tuple[tuple[Tensor, Tensor, Tensor], ...]
 class Portrait:
     """Everything about B avatars that does not change from window to window.
 
-    code: (B, Cp, h, w) their latents; bank: their ReferenceNet features (B, h w, C) by layer; locator: (B, C, h, w);
-    masks: per level (full, face, lip), each (B, h w).
+    code: (B, Cp, h, w) their latents; bank: their ReferenceNet features (B, h w, C) by layer, empty: not to be read;
+    locator: (B, C, h, w); masks: per level (full, face, lip), each (B, h w); tokens: (B, L, D) of the face, for sizes
+    that have a face projection.
     """
 
     code: Tensor
     bank: Bank
     locator: Tensor
     masks: Masks
+    tokens: Tensor | None = None
 
 
 class Emo(nn.Module):
+    """The networks of one size and a denoising call that brings everything together."""
+
     def __init__(self, config: EmoConfig):
         super().__init__()
         self.config = config
@@ -49,28 +54,49 @@ class Emo(nn.Module):
         if config.speed is not None:
             self.speed_encoder = SpeedEncoder(config.speed)
 
+    def reference_input(self, latents: Tensor, code: Tensor) -> Tensor:
+        """Latents (B, n, C, h, w) of n clean pictures of B avatars -> the ReferenceNet's input, ((B n), C, h, w)."""
+        return latents.flatten(0, 1)
+
+    def motion_bank(self, latents: Tensor, portrait: Portrait) -> Bank:
+        """(B, n, C, h, w) latents of the motion frames -> their ReferenceNet features (B, n, h w, C) by layer."""
+        batch, n = latents.shape[:2]
+        tokens = None if portrait.tokens is None else repeat_rows(portrait.tokens, batch * n)
+        bank = self.reference_unet.features(self.reference_input(latents, portrait.code), tokens)
+        return {name: value.unflatten(0, (batch, n)) for name, value in bank.items()}
+
     def velocity(
         self,
         noisy: Tensor,
         timesteps: Tensor,
         portrait: Portrait,
         motion: Bank | None,
-        audio: Tensor,
+        audio: Tensor | None,
         speed: Tensor | None,
+        audio_scales: tuple[float, ...] = (1.0, 1.0, 1.0),
     ) -> Tensor:
-        """One denoising call. noisy: (B, T, C, h, w); timesteps: (B, T); motion: bank of (B, n, h w, C); audio: (B, T, L, D)
-        tokens; speed: (B, T, D) features. Returns the v-prediction, shaped like noisy."""
+        """One denoising call: the v-prediction, shaped like noisy.
+
+        noisy: (B, T, C, h, w); timesteps: (B, T); motion: bank of (B, n, h w, C); audio: (B, T, L, D) tokens; speed:
+        (B, T, D) features. None switches a part off: no audio while the image stage trains. audio_scales: strength of
+        what the sound does to the whole picture, the face, the lips.
+        """
         batch, frames = noisy.shape[:2]
         total = batch * frames
 
         def rows(x: Tensor) -> Tensor:
             return repeat_rows(x, total)
 
+        sound = None if audio is None else audio.flatten(0, 1)
+        backbone = self.config.backbone
+        words = sound if portrait.tokens is None else rows(portrait.tokens)  # what attn2 reads
         given = Conditions(
             batch=batch,
-            reference=portrait.bank,
+            reference=portrait.bank or None,
             motion=motion,
-            audio=audio.flatten(0, 1),
+            tokens=words if backbone.context_width is not None else None,
+            audio=sound if backbone.audio is not None else None,
+            audio_scales=audio_scales,
             speed=speed,
             masks=tuple((rows(a), rows(b), rows(c)) for a, b, c in portrait.masks),
             locator=rows(portrait.locator),
@@ -115,6 +141,7 @@ class TinyEmo(Emo):
         return F.pixel_unshuffle(z.flatten(0, -4), self.tiny.patch).unflatten(0, z.shape[:-3])
 
     def unfold(self, x: Tensor) -> Tensor:
+        """(..., C p^2, h / p, w / p) -> (..., C, h, w)."""
         return F.pixel_shuffle(x.flatten(0, -4), self.tiny.patch).unflatten(0, x.shape[:-3])
 
     def prepare(self, portrait: Tensor, mask: Tensor) -> Portrait:
@@ -129,12 +156,8 @@ class TinyEmo(Emo):
             masks.append((1 - face, face, lip * 2))  # lips fill a cell at most by half
         return Portrait(code, bank, self.face_locator(mask), tuple(masks))
 
-    def motion_bank(self, z: Tensor, portrait: Portrait) -> Bank:
-        """(B, n, C, h, w) latents of the motion frames -> their ReferenceNet features (B, n, h w, C) by layer."""
-        batch, n = z.shape[:2]
-        code = repeat_rows(portrait.code, batch * n)
-        bank = self.reference_unet.features(torch.cat([self.fold(z).flatten(0, 1), code], 1))
-        return {name: value.unflatten(0, (batch, n)) for name, value in bank.items()}
+    def reference_input(self, latents: Tensor, code: Tensor) -> Tensor:
+        return torch.cat([self.fold(latents).flatten(0, 1), repeat_rows(code, latents.shape[0] * latents.shape[1])], 1)
 
 
 def frame_windows(features: Tensor, per_frame: int, context: int) -> Tensor:

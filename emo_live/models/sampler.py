@@ -1,6 +1,6 @@
-"""Noise schedule and samplers on it: v-prediction, zero terminal SNR, DDIM, and the few-step sampler of distilled models.
+"""Noise schedule and the samplers on it: v-prediction, zero terminal SNR, DDIM in many steps or few, guidance.
 
-Everything is a pure function of (latents, prediction, timestep); the loop over steps belongs to the window and to training.
+All are pure functions of (latents, prediction, timestep); the loop over steps belongs to the window and to training.
 Sources: DDIM (arXiv 2010.02502), v-prediction (2202.00512), zero terminal SNR and trailing steps (2305.08891).
 """
 
@@ -16,15 +16,9 @@ class NoiseSchedule:
     """alpha_bar: (train_steps,) float64 share of signal power that is left at each timestep."""
 
     def __init__(self, config: ScheduleConfig):
-        if config.kind == "linear":
-            betas = torch.linspace(config.beta_start, config.beta_end, config.train_steps, dtype=torch.float64)
-        elif config.kind == "scaled_linear":
-            betas = (
-                torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.train_steps, dtype=torch.float64)
-                ** 2
-            )
-        else:
-            raise ValueError(f"schedule kind must be linear or scaled_linear, not {config.kind!r}")
+        power = {"linear": 1.0, "scaled_linear": 0.5}[config.kind]
+        start, end = config.beta_start**power, config.beta_end**power
+        betas = torch.linspace(start, end, config.train_steps, dtype=torch.float64) ** (1 / power)
         root = torch.cumprod(1 - betas, 0).sqrt()
         if config.zero_terminal_snr:
             root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -58,9 +52,17 @@ class NoiseSchedule:
         return self.add_noise(self.clean_from_velocity(noisy, v, t), self.noise_from_velocity(noisy, v, t), to)
 
     def trailing(self, steps: int) -> list[int]:
-        """Timesteps of a `steps`-step sampler, last training step first."""
+        """Timesteps of a `steps`-step sampler, last training step first. Each goes to the next one, the last to -1."""
         stride = self.train_steps / steps
         return [round(self.train_steps - i * stride) - 1 for i in range(steps)]
+
+    def published_targets(self, steps: int) -> list[int]:
+        """Where each trailing step goes in diffusers' DDIM, which published pictures come from: a fixed stride down.
+
+        Where `steps` does not divide the training steps it misses the next timestep, and with 6 (EchoMimic's
+        accelerated sampler) it ends at timestep 0 with its rest of noise, not at -1.
+        """
+        return [max(t - self.train_steps // steps, -1) for t in self.trailing(steps)]
 
 
 def guided(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from emo_live.config import SpeedConfig
 
 
 class SpeedEncoder(nn.Module):
+    """Buckets of head velocity, each with a centre and a radius; every frame also sees its neighbours' memberships."""
+
     centres: Tensor
     radii: Tensor
 
@@ -24,15 +25,13 @@ class SpeedEncoder(nn.Module):
         wide = (2 * config.context + 1) * len(config.centres)
         self.mlp = nn.ModuleList([nn.Linear(wide, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width)])
 
+    def buckets(self, velocity: Tensor) -> Tensor:
+        """(B, T) degrees a second -> (B, T, d) in -1..1: EMO's s_i, -1 below a bucket, 0 at its centre, 1 above it."""
+        return torch.tanh((velocity.unsqueeze(-1) - self.centres) / self.radii * 3)
+
     def forward(self, velocity: Tensor) -> Tensor:
         """(B, T + 2m) degrees a second, m neighbours on each side included -> (B, T, D)."""
-        buckets = torch.tanh((velocity.unsqueeze(-1) - self.centres) / self.radii * 3)  # EMO's s_i
-        x = buckets.unfold(1, 2 * self.context + 1, 1).transpose(2, 3).flatten(2)  # (B, T, (2m + 1) d)
+        x = self.buckets(velocity).unfold(1, 2 * self.context + 1, 1).transpose(2, 3).flatten(2)  # (B, T, (2m + 1) d)
         for layer in self.mlp:
             x = layer(x)
         return x
-
-
-def pad_velocity(velocity: Tensor, context: int) -> Tensor:
-    """(B, T) -> (B, T + 2 context), ends repeated."""
-    return F.pad(velocity.unsqueeze(1), (context, context), mode="replicate").squeeze(1)

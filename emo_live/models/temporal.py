@@ -1,7 +1,8 @@
 """Temporal layers: self-attention along the frames of a window, motion frames first (EMO 3.2; AnimateDiff layout).
 
-Works on pictures folded as ((B T), C, h, w); group norm is per picture. Motion frames join on the frame axis at the
-layer's own resolution and are cut off behind it. Speed layers are a cross-attention to the velocity features.
+Works on pictures folded as ((B T), C, h, w); group norm is per picture, as in AnimateDiff and Hallo (diffusers' block
+normalises over all frames). Motion frames join on the frame axis at the layer's own resolution and are cut off behind
+it. Speed layers are a cross-attention to the velocity features.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from emo_live.config import MotionModuleConfig
-from emo_live.models.attention import Attention, FeedForward
+from emo_live.models.attention import Attention
+from emo_live.models.layers import FeedForward, zeroed
 
 
 class PositionCodes(nn.Module):
@@ -30,10 +32,13 @@ class PositionCodes(nn.Module):
         self.register_buffer("pe", pe)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> the same, each frame with its code."""
         return x + self.pe[:, : x.shape[1]].to(x.dtype)
 
 
 class TemporalAttention(Attention):
+    """Self-attention along the frames: positions are added to what it reads, not to what it leaves untouched."""
+
     def __init__(self, width: int, heads: int, max_frames: int):
         super().__init__(width, heads)
         self.pos_encoder = PositionCodes(width, max_frames)
@@ -43,6 +48,8 @@ class TemporalAttention(Attention):
 
 
 class TemporalBlock(nn.Module):
+    """Self-attentions along the frames, the speed layer where the size has one, feed-forward."""
+
     def __init__(self, width: int, config: MotionModuleConfig, factor: int):
         super().__init__()
         self.attention_blocks = nn.ModuleList(
@@ -52,7 +59,7 @@ class TemporalBlock(nn.Module):
         if config.speed_width is not None:
             self.speed_attention = Attention(width, config.heads, config.speed_width)
             self.speed_norm = nn.LayerNorm(width)
-            nn.init.zeros_(self.speed_attention.to_out[0].weight)
+            nn.init.zeros_(self.speed_attention.get_parameter("to_out.0.weight"))
         self.ff = FeedForward(width, factor)
         self.ff_norm = nn.LayerNorm(width)
 
@@ -61,7 +68,7 @@ class TemporalBlock(nn.Module):
         for attend, norm in zip(self.attention_blocks, self.norms, strict=True):
             x = attend(norm(x)) + x
         if speed is not None:
-            # every place of a picture reads the same few keys, so places join the query axis instead of repeating the keys
+            # every place of a picture reads the same few keys: places join the query axis, the keys are not repeated
             query = self.speed_norm(x).unflatten(0, (speed.shape[0], -1)).flatten(1, 2)
             x = self.speed_attention(query, speed).view_as(x) + x
         out: Tensor = self.ff(self.ff_norm(x)) + x
@@ -69,35 +76,37 @@ class TemporalBlock(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
+    """What a motion module adds to its input; zero before training."""
+
     def __init__(self, width: int, config: MotionModuleConfig, groups: int, factor: int):
         super().__init__()
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = nn.Linear(width, width)
         self.transformer_blocks = nn.ModuleList([TemporalBlock(width, config, factor)])
-        self.proj_out = nn.Linear(width, width)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        self.proj_out = zeroed(nn.Linear(width, width))
+
+    def forward(self, x: Tensor, batch: int, speed: Tensor | None) -> Tensor:
+        """((B N), C, h, w), N = n + T frames -> (B, N, C, h, w)."""
+        places = x.shape[-2:]
+        tokens = self.norm(x).unflatten(0, (batch, -1)).permute(0, 3, 4, 1, 2).flatten(0, 2)  # ((B h w), N, C)
+        tokens = self.proj_in(tokens)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, speed)
+        out: Tensor = self.proj_out(tokens).unflatten(0, (batch, *places)).permute(0, 3, 4, 1, 2)
+        return out
 
 
 class MotionModule(nn.Module):
+    """Joins the motion frames, lets the frames read each other, cuts the motion frames off again."""
+
     def __init__(self, width: int, config: MotionModuleConfig, groups: int, factor: int):
         super().__init__()
         self.temporal_transformer = TemporalTransformer(width, config, groups, factor)
 
     def forward(self, x: Tensor, batch: int, motion: Tensor | None, speed: Tensor | None) -> Tensor:
-        """x: ((B T), C, h, w); motion: (B, n, h w, C) features of the motion frames, or None; speed: (B, T, D) or None."""
-        part = self.temporal_transformer
-        rows, columns = x.shape[-2:]
-        frames = x
-        n = 0
-        if motion is not None:
-            n = motion.shape[1]
-            maps = motion.transpose(2, 3).unflatten(3, (rows, columns))  # (B, n, C, h, w)
-            frames = torch.cat([maps, x.unflatten(0, (batch, -1))], 1).flatten(0, 1)
-        tokens = part.norm(frames).unflatten(0, (batch, -1)).permute(0, 3, 4, 1, 2).flatten(0, 2)  # ((B h w), n + T, C)
-        tokens = part.proj_in(tokens)
-        for block in part.transformer_blocks:
-            tokens = block(tokens, speed)
-        tokens = part.proj_out(tokens)[:, n:]
-        maps = tokens.unflatten(0, (batch, rows, columns)).permute(0, 3, 4, 1, 2).flatten(0, 1)
-        return x + maps
+        """x: ((B T), C, h, w); motion: (B, n, h w, C) features of the motion frames; speed: (B, T, D)."""
+        if motion is None:
+            return x + self.temporal_transformer(x, batch, speed).flatten(0, 1)
+        maps = motion.transpose(2, 3).unflatten(3, x.shape[-2:])  # (B, n, C, h, w)
+        frames = torch.cat([maps, x.unflatten(0, (batch, -1))], 1).flatten(0, 1)
+        return x + self.temporal_transformer(frames, batch, speed)[:, motion.shape[1] :].flatten(0, 1)
