@@ -1,0 +1,183 @@
+"""Hallo's ReferenceNet, denoiser and sampling against the official ones, in the mode in which pictures are published.
+
+With guidance a batch has two halves, the unconditional one first; we run them one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from emo_live.models.checkpoints import sd15
+from emo_live.models.checkpoints.hallo import published_banks, published_tokens
+from emo_live.models.emo import Masks, Portrait
+from emo_live.models.latent_emo import LatentEmo
+from emo_live.models.reference_net import Bank
+from emo_live.models.sampler import NoiseSchedule, guided
+
+Golden = Callable[[str], dict[str, Tensor]]
+FRAMES = 4
+
+
+def close(ours: Tensor, theirs: Tensor, atol: float) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
+
+
+def compare_banks(ours: Bank, theirs: dict[str, Tensor]) -> None:
+    """The stored places may be every 16th."""
+    assert theirs
+    for layer, rows in theirs.items():
+        close(ours[layer][:, :: ours[layer].shape[1] // rows.shape[1]], rows, 1e-4)
+
+
+def part(numbers: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in numbers.items() if key.startswith(prefix)}
+
+
+def masks_of(numbers: dict[str, Tensor], prefix: str = "") -> Masks:
+    full, face, lip = ([numbers[f"{prefix}{kind}_mask.{i}"] for i in range(4)] for kind in ("full", "face", "lip"))
+    return tuple(zip(full, face, lip, strict=True))
+
+
+def published_reference(model: LatentEmo, numbers: dict[str, Tensor], pictures: Tensor) -> Bank:
+    """pictures: (1 + n, 4, h, w), portrait first -> rows of both halves."""
+    tokens = published_tokens(numbers["image_tokens_uncond"], numbers["image_tokens"], len(pictures))
+    return model.reference_unet.features(pictures.repeat(2, 1, 1, 1), tokens)
+
+
+def pictures_of(numbers: dict[str, Tensor], motion: str | None = "motion_latents") -> Tensor:
+    return torch.cat([numbers["ref_latent"], numbers[motion]] if motion else [numbers["ref_latent"]])
+
+
+def portrait_of(numbers: dict[str, Tensor], bank: Bank) -> Portrait:
+    locator = numbers["mask_cond_fea"][0].transpose(0, 1)  # (T, C, h, w)
+    return Portrait(numbers["ref_latent"], bank, locator, masks_of(numbers), numbers["image_tokens"])
+
+
+def denoise(model: LatentEmo, numbers: dict[str, Tensor], pictures: Tensor, scales: tuple[float, ...]) -> Tensor:
+    """One call with guidance -> both halves, (2, C, T, h, w)."""
+    reference, *motions = published_banks(published_reference(model, numbers, pictures), FRAMES)
+    portrait, audio = portrait_of(numbers, reference), numbers["audio_tokens"]
+    sides = (model.unconditional(portrait), motions[0], torch.zeros_like(audio)), (portrait, motions[1], audio)
+    noisy, times = numbers["sample"].transpose(1, 2), numbers["timestep"].expand(1, FRAMES)
+    halves = [model.velocity(noisy, times, side, motion, sound, None, scales) for side, motion, sound in sides]
+    return torch.cat(halves).transpose(1, 2)
+
+
+@pytest.fixture(scope="module")
+def numbers(golden: Golden) -> dict[str, Tensor]:
+    return golden("hallo/denoising_unet")
+
+
+@pytest.fixture(scope="module")
+def scales(numbers: dict[str, Tensor]) -> tuple[float, ...]:
+    return tuple(numbers["motion_scale"].tolist())
+
+
+def test_reference_features_with_guidance(golden: Golden, hallo: LatentEmo) -> None:
+    numbers = golden("hallo/reference_unet")
+    ours = published_reference(hallo, numbers, pictures_of(numbers))
+    theirs = part(numbers, "cfg.bank.")
+    assert ours.keys() == theirs.keys()
+    compare_banks(ours, theirs)
+
+
+def test_reference_features(golden: Golden, hallo: LatentEmo) -> None:
+    numbers = golden("hallo/reference_unet")
+    tokens = numbers["image_tokens"].expand(3, -1, -1)
+    compare_banks(hallo.reference_unet.features(pictures_of(numbers), tokens), part(numbers, "nocfg.bank."))
+
+
+def test_denoiser_layer_by_layer(hallo: LatentEmo, numbers: dict[str, Tensor], scales: tuple[float, ...]) -> None:
+    """Both the outputs of the layers, where `act.` says so, and the prediction."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda module, given, out: seen.setdefault(name, []).append(out)
+
+    wanted = {"temb": "time_embedding"} | {
+        name: name for name in part(numbers, "act.") if name != "temb" and not name.endswith(".input")
+    }
+    modules = dict(hallo.denoising_unet.named_modules())
+    hooks = [modules[path].register_forward_hook(keep(name)) for name, path in wanted.items()]
+    out = denoise(hallo, numbers, pictures_of(numbers), scales)
+    for hook in hooks:
+        hook.remove()
+    close(torch.stack([half[0] for half in seen.pop("temb")]), numbers["act.temb"], 1e-5)
+    for name, halves in seen.items():
+        theirs = numbers[f"act.{name}"].transpose(1, 2)[
+            :, -FRAMES:
+        ]  # motion modules: theirs has motion frames in front
+        close(torch.stack(halves), theirs, 5e-4)
+    close(out, numbers["out"], 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "motion"),
+    [("", "motion_latents"), (".motion_b", "motion_latents_b"), (".no_motion_frames", None)],
+)
+def test_published_mode(
+    golden: Golden,
+    hallo: LatentEmo,
+    numbers: dict[str, Tensor],
+    scales: tuple[float, ...],
+    variant: str,
+    motion: str | None,
+) -> None:
+    out = denoise(hallo, numbers, pictures_of(numbers, motion), scales)
+    close(out, golden("hallo/denoising_unet_variants")[f"published.cfg{variant}"], 1e-4)
+
+
+def test_published_mode_with_full_motion(golden: Golden, hallo: LatentEmo, numbers: dict[str, Tensor]) -> None:
+    out = denoise(hallo, numbers, pictures_of(numbers), (1.0, 1.0, 1.0))
+    close(out, golden("hallo/denoising_unet_variants")["published.cfg.motion_scale_none"], 1e-4)
+
+
+def test_without_guidance(
+    golden: Golden, hallo: LatentEmo, numbers: dict[str, Tensor], scales: tuple[float, ...]
+) -> None:
+    """Here nothing is dealt out wrongly: this is how the model runs in the product."""
+    tokens = numbers["image_tokens"]
+    portrait = portrait_of(numbers, hallo.reference_unet.features(numbers["ref_latent"], tokens))
+    motion = hallo.motion_bank(numbers["motion_latents"][None], portrait)
+    noisy, times = numbers["sample"].transpose(1, 2), numbers["timestep"].expand(1, FRAMES)
+    v = hallo.velocity(noisy, times, portrait, motion, numbers["audio_tokens"], None, scales)
+    close(v.transpose(1, 2), golden("hallo/denoising_unet_variants")["published.nocfg"], 1e-4)
+
+
+def test_evaluation_mode_is_not_copied(
+    golden: Golden, hallo: LatentEmo, numbers: dict[str, Tensor], scales: tuple[float, ...]
+) -> None:
+    """Upstream's eval() drops motion frames and motion strength in most blocks. Ours must not change at all."""
+    evaluated = denoise(hallo, numbers, pictures_of(numbers), scales)
+    assert (evaluated - golden("hallo/denoising_unet_variants")["eval.cfg"]).abs().max() > 1
+    hallo.train()
+    trained = denoise(hallo, numbers, pictures_of(numbers), scales)
+    hallo.eval()
+    assert torch.equal(evaluated, trained)
+
+
+@pytest.mark.parametrize(("window", "atol"), [(0, 1e-3), (1, 3e-3)])
+def test_sampling(golden: Golden, hallo: LatentEmo, window: int, atol: float) -> None:
+    """Four DDIM steps at guidance 3.5, from the published pipeline's latents of portrait and motion frames."""
+    numbers, schedule = golden("hallo/pipeline_two_windows"), NoiseSchedule(sd15.SCHEDULE)
+    pictures = numbers[f"w{window}.ref_latents"]
+    full = hallo.prepare(pictures[:1], numbers["face_region"], masks_of(numbers, "pipe_"), numbers["face_emb"])
+    plain = hallo.unconditional(full)
+    tokens = {"image_tokens": full.tokens, "image_tokens_uncond": plain.tokens}
+    reference, *motions = published_banks(published_reference(hallo, tokens, pictures), FRAMES)
+    portrait = Portrait(full.code, reference, full.locator, full.masks, full.tokens)
+    audio = hallo.audioproj(numbers["pipe_audio_windows"][:, FRAMES * window : FRAMES * (window + 1)])
+    close(audio, numbers[f"w{window}.audio_tokens"], 1e-5)
+
+    x = numbers[f"noise_w{window}"].transpose(1, 2)
+    assert schedule.trailing(4) == numbers["timesteps"].tolist()
+    for i, (t, to) in enumerate(zip(schedule.trailing(4), schedule.published_targets(4), strict=True)):
+        times = torch.full((1, FRAMES), t)
+        deaf = hallo.velocity(x, times, plain, motions[0], torch.zeros_like(audio), None)
+        v = guided(deaf, hallo.velocity(x, times, portrait, motions[1], audio, None), float(numbers["guidance_scale"]))
+        x = schedule.ddim_step(x[0], v[0], times[0], torch.full((FRAMES,), to))[None]
+        close(x.transpose(1, 2), numbers[f"w{window}.latents_step{i}"], atol)
