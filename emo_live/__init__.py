@@ -1,4 +1,4 @@
-"""Real-time talking avatars: one portrait and speech in, a person who talks out. See README.md and docs/architecture.md."""
+"""Real-time talking avatars: one portrait and speech in, a person who talks out. See README.md."""
 
 from __future__ import annotations
 

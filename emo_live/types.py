@@ -1,6 +1,7 @@
 """Data that crosses boundaries between parts: frozen, slotted, no behaviour beyond derived values.
 
-Media time is an integer `index` of 40 ms steps (25 pictures a second). A *pair* is one picture and the sound heard with it.
+Media time is an integer `index` of 40 ms steps (25 pictures a second). A *pair* is one picture and the sound heard
+with it.
 """
 
 from __future__ import annotations

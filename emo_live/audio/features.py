@@ -1,7 +1,7 @@
 """Log-mel pictures of the last moments of sound, as whisper's encoder wants them, from a bounded context.
 
-One context is CONTEXT_SAMPLES long plus LEFT_SAMPLES of older sound for the first analysis window. Unlike whisper's offline
-front end nothing looks at the whole recording: levels are clamped against the context's own maximum. numpy only.
+One context is CONTEXT_SAMPLES long plus LEFT_SAMPLES of older sound for the first analysis window. Unlike whisper's
+offline front end nothing looks at the whole recording: levels are clamped against the context's own maximum.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ TOKENS = 80
 TOKENS_PER_STEP = 2
 CONTEXT_SAMPLES = TOKENS * TOKEN_SAMPLES  # 1.6 s
 LEFT_SAMPLES = WINDOW // 2
-QUIET = 0.0  # log10 of mel power that counts as the maximum where everything is quieter: room noise is not blown up to speech
+# log10 of mel power that counts as the maximum where everything is quieter: room noise is not blown up to speech.
+QUIET = 0.0
 
 
 @cache
@@ -32,7 +33,8 @@ def mel_filters(mels: int = MELS) -> Float32:
     rise = (bins - hz[:-2, None]) / np.diff(hz)[:-1, None]
     fall = (hz[2:, None] - bins) / np.diff(hz)[1:, None]
     filters = np.maximum(0, np.minimum(rise, fall)) * (2 / (hz[2:] - hz[:-2]))[:, None]
-    return filters.astype(np.float32)
+    unit_area: Float32 = filters.astype(np.float32)
+    return unit_area
 
 
 def _to_mel(hz: float) -> float:
@@ -40,7 +42,8 @@ def _to_mel(hz: float) -> float:
 
 
 def _to_hz(mel: np.ndarray) -> np.ndarray:
-    return np.where(mel >= 15, 1000 * np.exp((mel - 15) * np.log(6.4) / 27), mel * 200 / 3)
+    hz: np.ndarray = np.where(mel >= 15, 1000 * np.exp((mel - 15) * np.log(6.4) / 27), mel * 200 / 3)
+    return hz
 
 
 @cache

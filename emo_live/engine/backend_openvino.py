@@ -1,7 +1,7 @@
 """The tiny model on OpenVINO: the default backend, no torch installed.
 
-Graphs ship with a dynamic number of frames; each window length gets its own static copy, because static graphs run faster.
-Precision is what the CPU is good at: bf16 where it has the instructions for it, else f32.
+Graphs ship with a dynamic number of frames; each window length gets its own static copy, because static graphs run
+faster. Precision is what the CPU is good at: bf16 where it has the instructions for it, else f32.
 """
 
 from __future__ import annotations
@@ -114,9 +114,10 @@ class OpenVinoBackend:
                 "mask": locator_mask(avatar.landmarks, TINY.mask_size)[None],
             },
         )
-        return Prepared(
-            avatar, avatar.portrait, origin, {key: result[key].copy() for key in (*bank_inputs(), "face", "inside")}
-        )
+        features = {key: result[key].copy() for key in (*bank_inputs(), "face", "inside")}
+        with self._lock:
+            self._compiled.pop(("prepare", 1), None)  # 130 MB that are needed once per avatar
+        return Prepared(avatar, avatar.portrait, origin, features)
 
     def hear(self, mel: Float32) -> Float32:
         out: Float32 = self._run("hear", 1, {"mel": mel[None]})[0][0]

@@ -56,7 +56,10 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineFrame:
-    """A picture and the sound it belongs to. index counts 40 ms steps; video (S, S, 3) uint8; heard (1920,) int16 or None."""
+    """A picture and the sound it belongs to.
+
+    index counts 40 ms steps; video: (H, W, 3) uint8 RGB; heard: (1920,) int16 at 48 kHz, or None.
+    """
 
     index: int
     video: UInt8

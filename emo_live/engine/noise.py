@@ -1,8 +1,8 @@
-"""Noise that has a past: the channels of a frame's noise are correlated over time, each group as far back as it should be.
+"""Noise that has a past: channels of a frame's noise are correlated over time, each group as far back as it should.
 
 White noise asks the temporal layers to agree on one head pose out of independent pictures; with slow channels the noise
 itself drifts as heads do, while fast ones stay free for blinks. Every frame is standard normal on its own, and depends
-only on (seed, index): the same offline, live, and whatever the windows are. (Cf. correlated video noise, arXiv 2305.10474.)
+only on (seed, index): the same offline, live, and whatever the windows are. Cf. arXiv 2305.10474.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def filters(channels: int) -> Float32:
     """(channels, TAPS) weights of the newest TAPS white noises, oldest first; every row has unit norm."""
     decay = np.repeat(DECAYS, channels // len(DECAYS))[:, None]
     weights = decay ** np.arange(TAPS - 1, -1, -1)
-    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+    unit: Float32 = (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 class FrameNoise:

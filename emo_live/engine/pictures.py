@@ -1,83 +1,92 @@
-"""From motion latents to pictures: decode the flow, warp the portrait's own pixels, paint the mouth, at 256 or 512 px.
+"""From motion latents to pictures: decode the flow, move the portrait's own pixels, paint the mouth.
 
-Flow is decoded at 128 px and enlarged linearly; the mouth square is always painted at the resolution of the 512 px portrait.
+Flow is decoded at 128 px and enlarged linearly; the mouth is always painted at the resolution of the 512 px portrait. A
+canvas puts both on a square of 256 or 512 px, or on the whole picture.
 """
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from emo_live.config import TINY
 from emo_live.engine.base import Backend, Prepared
-from emo_live.errors import BadInputError
+from emo_live.errors import BadInputError, EngineError
+from emo_live.face.resample import resize
+from emo_live.media.image import FullFrame
+from emo_live.media.warp import Mover, enlarge
 from emo_live.types import Float32, UInt8
 
 PORTRAIT_SIZE = 512
+SIZES = (256, 512)
 FLOW_SIZE = TINY.autoencoder.flow_size
 MOUTH_SIZE = TINY.autoencoder.mouth_size
 _FLOW_STEP = PORTRAIT_SIZE // FLOW_SIZE
+_REACH_PX = 64  # from how far outside the mouth's square its pixels may come
 
 
 class PictureMaker:
-    """size: 256 or 512. One per session: holds the portrait at that size and the sampling grid."""
+    """One per session. size: 256 or 512, the square's side; full_frame: the whole picture instead, at its own size."""
 
-    def __init__(self, backend: Backend, avatar: Prepared, size: int):
-        if size not in (256, 512):
-            raise BadInputError(f"size must be 256 or 512, not {size}")
-        self.backend, self.avatar, self.size = backend, avatar, size
-        shrink = size != PORTRAIT_SIZE
-        self._portrait = (
-            cv2.resize(avatar.portrait, (size, size), interpolation=cv2.INTER_AREA) if shrink else avatar.portrait
-        )
-        self._grid = _pixel_grid(size, size)
-        x, y = avatar.mouth_origin
-        self._mouth_grid = _pixel_grid(MOUTH_SIZE, MOUTH_SIZE) + np.array([x, y], np.float32)
+    def __init__(self, backend: Backend, avatar: Prepared, size: int, *, full_frame: bool = False):
+        if size not in SIZES:
+            raise BadInputError(f"size must be {' or '.join(map(str, SIZES))}, not {size}")
+        self.backend, self.avatar = backend, avatar
+        self._canvas = _Whole(avatar) if full_frame else _Square(avatar, size)
+        self._mouth = _mouth_mover(avatar)
 
     def make(self, latents: Float32) -> list[UInt8]:
-        """(T, 16, 16, 16) -> T pictures (size, size, 3) uint8 RGB."""
+        """(T, 16, 16, 16) -> T pictures (H, W, 3) uint8 RGB."""
         motion = self.backend.motion(self.avatar, latents)
-        pictures = [self._warp(self._portrait, self._grid, flow, self.size) for flow in motion]
-        warped = [self._mouth_square(picture, flow) for picture, flow in zip(pictures, motion, strict=True)]
-        painted = self.backend.paint(self.avatar, _to_model(warped), self._mouth_motion(motion))
-        for picture, square, paint in zip(pictures, warped, painted, strict=True):
-            self._put_mouth(picture, square, paint)
-        return pictures
-
-    @staticmethod
-    def _warp(portrait: UInt8, grid: Float32, motion: Float32, size: int) -> UInt8:
-        flow = motion[:2].transpose(1, 2, 0) * np.float32(size / FLOW_SIZE)
-        places = cv2.resize(flow, (size, size), interpolation=cv2.INTER_LINEAR) + grid
-        out: UInt8 = cv2.remap(portrait, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return out
-
-    def _mouth_square(self, picture: UInt8, motion: Float32) -> UInt8:
-        """The mouth square of the warped portrait at 512 px."""
-        x, y = self.avatar.mouth_origin
-        if self.size == PORTRAIT_SIZE:
-            return picture[y : y + MOUTH_SIZE, x : x + MOUTH_SIZE]
-        # one more flow pixel on each side: enlarged exactly as the whole picture's flow is
-        left, top, cells = x // _FLOW_STEP - 1, y // _FLOW_STEP - 1, MOUTH_SIZE // _FLOW_STEP + 2
-        flow = motion[:2, top : top + cells, left : left + cells].transpose(1, 2, 0) * np.float32(_FLOW_STEP)
-        fine = cv2.resize(flow, (cells * _FLOW_STEP,) * 2, interpolation=cv2.INTER_LINEAR)
-        places = fine[_FLOW_STEP:-_FLOW_STEP, _FLOW_STEP:-_FLOW_STEP] + self._mouth_grid
-        out: UInt8 = cv2.remap(self.avatar.portrait, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return out
-
-    def _mouth_motion(self, motion: Float32) -> Float32:
+        if not np.isfinite(motion).all():
+            raise EngineError("the model gave motion that is not a number: try another seed, and report this")
         x, y = (v // _FLOW_STEP for v in self.avatar.mouth_origin)
         cells = MOUTH_SIZE // _FLOW_STEP
-        return np.ascontiguousarray(motion[:, :, y : y + cells, x : x + cells])
+        squares = [self._move_mouth(flow, x, y, cells) for flow in motion[:, :2]]
+        painted = self.backend.paint(
+            self.avatar, _to_model(squares), np.ascontiguousarray(motion[:, :, y : y + cells, x : x + cells])
+        )
+        frames = zip(motion[:, :2], squares, painted, strict=True)
+        return [self._canvas.draw(flow, square, paint) for flow, square, paint in frames]
 
-    def _put_mouth(self, picture: UInt8, square: UInt8, paint: Float32) -> None:
-        colour = (paint[:3].transpose(1, 2, 0) + 1) * 127.5
-        mixed = square + paint[3][..., None] * (colour - square)
-        scale = PORTRAIT_SIZE // self.size
-        if scale > 1:
-            mixed = cv2.resize(mixed, (MOUTH_SIZE // scale,) * 2, interpolation=cv2.INTER_AREA)
-        x, y = (v // scale for v in self.avatar.mouth_origin)
+    def _move_mouth(self, flow: Float32, x: int, y: int, cells: int) -> UInt8:
+        """The mouth's square (144, 144, 3) of the moved portrait at 512 px."""
+        # One more flow pixel on each side: enlarged exactly as the whole picture's flow is.
+        around = flow[:, y - 1 : y + cells + 1, x - 1 : x + cells + 1] * np.float32(_FLOW_STEP)
+        side = (cells + 2) * _FLOW_STEP
+        fine = enlarge(around, side, side)
+        return self._mouth(fine[:, _FLOW_STEP:-_FLOW_STEP, _FLOW_STEP:-_FLOW_STEP])
+
+
+class _Square:
+    """The crop as a canvas of 256 or 512 px."""
+
+    def __init__(self, avatar: Prepared, size: int):
+        self._size = size
+        self._scale = PORTRAIT_SIZE // size
+        self._mover = Mover(_reduced(avatar.portrait, self._scale))
+        self._origin = avatar.mouth_origin
+
+    def draw(self, flow: Float32, square: UInt8, paint: Float32) -> UInt8:
+        """flow: (2, 128, 128) px of 128; square: (144, 144, 3), the moved mouth at 512 px; paint: (4, 144, 144)."""
+        size, scale = self._size, self._scale
+        picture = self._mover(enlarge(flow * np.float32(size / FLOW_SIZE), size, size))
+        colour = (paint[:3].transpose(1, 2, 0) + 1) * np.float32(127.5)
+        mixed = np.clip(square + paint[3][:, :, None] * (colour - square) + np.float32(0.5), 0, 255).astype(np.uint8)
+        x, y = (v // scale for v in self._origin)
         side = MOUTH_SIZE // scale
-        picture[y : y + side, x : x + side] = np.clip(mixed + 0.5, 0, 255)
+        picture[y : y + side, x : x + side] = _reduced(mixed, scale)
+        return picture
+
+
+class _Whole:
+    """The whole picture as a canvas."""
+
+    def __init__(self, avatar: Prepared):
+        self._frame = FullFrame(avatar.avatar, avatar.mouth_origin, MOUTH_SIZE)
+
+    def draw(self, flow: Float32, square: UInt8, paint: Float32) -> UInt8:
+        """As `_Square.draw`, without the square: the mouth is moved at the picture's own resolution."""
+        return self._frame.draw(flow, paint)
 
 
 def mouth_origin(points: np.ndarray) -> tuple[int, int]:
@@ -91,9 +100,16 @@ def mouth_origin(points: np.ndarray) -> tuple[int, int]:
     return x, y
 
 
-def _pixel_grid(width: int, height: int) -> Float32:
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return np.stack([x, y], -1)
+def _mouth_mover(avatar: Prepared) -> Mover:
+    x, y = avatar.mouth_origin
+    left, top = max(0, x - _REACH_PX), max(0, y - _REACH_PX)
+    around = avatar.portrait[top : y + MOUTH_SIZE + _REACH_PX, left : x + MOUTH_SIZE + _REACH_PX]
+    return Mover(np.ascontiguousarray(around), (y - top, x - left, MOUTH_SIZE, MOUTH_SIZE))
+
+
+def _reduced(picture: UInt8, scale: int) -> UInt8:
+    """Averages blocks of scale x scale px."""
+    return picture if scale == 1 else resize(picture, picture.shape[1] // scale, picture.shape[0] // scale)
 
 
 def _to_model(pictures: list[UInt8]) -> Float32:

@@ -1,7 +1,7 @@
 """The few-step sampler at run time, in numpy: the same arithmetic as models/sampler.py, without torch.
 
-Steps are spread as in training (trailing timesteps, zero terminal SNR); between steps the estimate gets its share of the
-predicted noise back (DDIM), so one seed gives one video.
+Steps are spread as in training (trailing timesteps, zero terminal SNR); between steps the estimate gets its share of
+the predicted noise back (DDIM), so one seed gives one video.
 """
 
 from __future__ import annotations

@@ -41,13 +41,13 @@ class WindowPolicy:
         return self.lengths[min(number, len(self.lengths) - 1)]
 
 
-OFFLINE = WindowPolicy((4, 8))
+OFFLINE = WindowPolicy((8,))  # all the sound is there: nobody waits for the first frame
 LIVE = WindowPolicy((2, 4))
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """speed: head velocity in degrees a second (EMO's speed layers); motion: strength of head motion, 1 as generated."""
+    """speed: head velocity in degrees a second (EMO's speed layers); motion: strength of head motion, 1 as is."""
 
     speed: float = DEFAULT_SPEED
     motion: float = 1.0
@@ -68,6 +68,7 @@ class RollingWindow:
         avatar: Prepared,
         *,
         size: int = 512,
+        full_frame: bool = False,
         seed: int = 0,
         steps: int = DEFAULT_STEPS,
         controls: Controls | None = None,
@@ -76,7 +77,7 @@ class RollingWindow:
         self.backend, self.avatar, self.policy = backend, avatar, policy
         self.controls = controls or Controls()
         self.sampler = FewStepSampler(TINY.emo.schedule, steps)
-        self.pictures = PictureMaker(backend, avatar, size)
+        self.pictures = PictureMaker(backend, avatar, size, full_frame=full_frame)
         self._cancelled = threading.Event()
         self._shape = (TINY.autoencoder.latent_channels, TINY.autoencoder.latent_size, TINY.autoencoder.latent_size)
         self._noise = FrameNoise(seed, self._shape)
@@ -122,7 +123,10 @@ class RollingWindow:
         self._cancelled.set()
 
     def rewind(self, index: int) -> None:
-        """Frames from `index` on were not shown, their sound was not heard: both are forgotten, the next window is short."""
+        """Frames from `index` on were not shown, their sound was not heard: both are forgotten.
+
+        The next window is short again.
+        """
         gone, unheard = self.index - index, self._pushed - index
         assert 0 <= gone <= len(self._latents) - MOTION_FRAMES, "can only go back to a frame of the last 4 s"
         for _ in range(gone):
@@ -138,7 +142,8 @@ class RollingWindow:
         if self.controls.motion == 1:
             return latents
         pose = latents.reshape(len(latents), -1) @ self.backend.pose_readout
-        return latents + (self.controls.motion - 1) * (pose @ self.backend.pose_basis).reshape(latents.shape)
+        change = (pose @ self.backend.pose_basis).reshape(latents.shape)
+        return (latents + (self.controls.motion - 1) * change).astype(np.float32)
 
     def _runnable(self) -> int:
         """Length of the window that can run now, 0 if none."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+from PIL import Image, ImageFilter
 
 from emo_live.face.resample import Affine, invert, rotated_square, sample, scale_of
 from emo_live.types import Float32, UInt8
@@ -76,7 +76,8 @@ def cut(picture: UInt8, affine: Affine, size_px: int = CROP_PX) -> UInt8:
     reach = 0.0
     for sigma in _FILL_BLURS:
         # From here to the next step outwards the picture passes from the last blur to this one.
-        soft = cv2.GaussianBlur(square, (0, 0), sigma * size_px, borderType=cv2.BORDER_REPLICATE).astype(np.float32)
+        blur = ImageFilter.GaussianBlur(sigma * size_px)
+        soft = np.asarray(Image.fromarray(square).filter(blur), dtype=np.float32)
         end = reach + 2 * sigma * size_px
         strength = np.clip((outside - reach) / (end - reach), 0, 1)
         filled += strength[:, :, None] * (soft - filled)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from emo_live.face.resample import resize
 from emo_live.types import Float32, UInt8
 
 INPUT_PX = 128
@@ -71,11 +71,10 @@ def _scan(picture: UInt8, level: float, net: DetectorNet, anchors: Float32) -> l
     height, width = picture.shape[:2]
     ratio = INPUT_PX * level / max(height, width)
     small_w, small_h = max(1, round(width * ratio)), max(1, round(height * ratio))
-    interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(picture, (small_w, small_h), interpolation=interpolation)
+    small = resize(picture, small_w, small_h)
     pad_x, pad_y = max(0, INPUT_PX - small_w), max(0, INPUT_PX - small_h)
     left, top = pad_x // 2, pad_y // 2
-    small = cv2.copyMakeBorder(small, top, pad_y - top, left, pad_x - left, cv2.BORDER_CONSTANT)
+    small = np.pad(small, ((top, pad_y - top), (left, pad_x - left), (0, 0)))
     per_px = np.array([width / small_w, height / small_h], dtype=np.float32)
     found: list[Candidate] = []
     for y in _starts(small.shape[0]):

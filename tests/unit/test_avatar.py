@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,9 +20,9 @@ import emo_live.avatar
 from emo_live.avatar import Avatar
 from emo_live.errors import BadInputError
 from emo_live.face.crop import CROP_PX, crop_face
-from emo_live.face.landmarker import BLENDSHAPES, Face, FaceFinder
+from emo_live.face.landmarker import BLENDSHAPES, FaceFinder
 from emo_live.face.portrait import load_picture
-from emo_live.face.resample import rotated_square, sample
+from emo_live.face.resample import resize, rotated_square, sample
 from emo_live.face.rules import choose_face
 from emo_live.types import Box
 
@@ -50,14 +49,13 @@ def scene(*faces: tuple[Path, int, int, int], size: tuple[int, int] = (900, 1200
     """A grey wall with pictures on it: path, left, top, side."""
     wall = np.full((*size, 3), 150, np.uint8)
     for path, left, top, side in faces:
-        kind = cv2.INTER_AREA if side < 512 else cv2.INTER_CUBIC
-        wall[top : top + side, left : left + side] = cv2.resize(picture(path), (side, side), interpolation=kind)
+        wall[top : top + side, left : left + side] = resize(picture(path), side, side)
     return wall
 
 
 def turned(degrees: float) -> np.ndarray:
-    matrix = cv2.getRotationMatrix2D((256, 256), degrees, 1.0)
-    return cv2.warpAffine(picture(WOMAN), matrix, (512, 512), borderMode=cv2.BORDER_REFLECT_101)
+    around = np.pad(picture(WOMAN), ((256, 256), (256, 256), (0, 0)), mode="reflect")
+    return np.asarray(Image.fromarray(around).rotate(degrees, Image.Resampling.BICUBIC))[256:-256, 256:-256]
 
 
 # ---- finding
@@ -397,8 +395,3 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     file.write_bytes(b"")
     with pytest.raises(BadInputError):
         Avatar.load(file)
-
-
-def test_a_face_can_be_kept_without_its_finder() -> None:
-    (face,) = finder().find(picture(OTHER))
-    assert isinstance(face, Face) and face.blendshapes is face.blendshapes

@@ -42,13 +42,14 @@ PLACES: dict[str, tuple[str, ...]] = {
     "safetensors": ("models/", "training/", "engine/backend_torch"),
     "xformers": ("models/",),
     "einops": ("models/", "training/"),
+    "cv2": ("training/",),
     "accelerate": ("training/",),
     "moderngl": ("training/",),
     "scipy": ("training/",),
     "soundfile": ("training/",),
     "tensorboard": ("training/",),
-    "openvino": ("engine/backend_openvino", "face/", "training/export", "cli/diagnosis"),
-    "typer": ("cli/",),
+    "openvino": ("engine/backend_openvino", "face/", "training/export", "training/compress", "cli/diagnosis"),
+    "typer": ("cli/", "training/stages"),
     "rich": ("cli/", "training/"),
     "av": ("audio/", "transport/", "training/", "cli/diagnosis"),
     "torchvision": (),
@@ -57,7 +58,7 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 
 # Extras, and what takes long to load: never merely because somebody wrote `import emo_live`.
-HEAVY = ("torch", "openvino", "moderngl", "diffusers", "transformers", "scipy", "mediapipe", "accelerate")
+HEAVY = ("torch", "openvino", "cv2", "moderngl", "diffusers", "transformers", "scipy", "mediapipe", "accelerate")
 
 PUBLIC = {
     *("Avatar", "render", "RenderOptions", "RenderResult", "AVPair", "Progress"),

@@ -11,7 +11,8 @@ import pytest
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES
 from emo_live.engine import window as window_module
-from emo_live.engine.base import EngineFrame, Prepared, noise_for
+from emo_live.engine.base import EngineFrame, Prepared
+from emo_live.engine.noise import DECAYS, FrameNoise
 from emo_live.engine.window import LIVE, LOOK_AHEAD, OFFLINE, Controls, RollingWindow, WindowPolicy
 from emo_live.errors import BadInputError
 
@@ -40,7 +41,7 @@ class FakeBackend:
 
 
 class FakePictures:
-    def __init__(self, *_: Any) -> None: ...
+    def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def make(self, latents: np.ndarray) -> list[np.ndarray]:
         return list(latents.copy())
@@ -76,7 +77,7 @@ def drive(window: RollingWindow, steps: np.ndarray, every: int = 1) -> list[Engi
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 8, 14, 37, 100])
-@pytest.mark.parametrize("policy", [OFFLINE, LIVE, WindowPolicy((8,))])
+@pytest.mark.parametrize("policy", [OFFLINE, LIVE, WindowPolicy((4, 8))])
 def test_every_step_gets_one_frame_in_order(steps: int, policy: WindowPolicy) -> None:
     frames = drive(make(policy), speech(steps))
     assert [frame.index for frame in frames] == list(range(steps))
@@ -84,8 +85,9 @@ def test_every_step_gets_one_frame_in_order(steps: int, policy: WindowPolicy) ->
 
 def test_lengths_follow_the_policy_and_the_first_window_is_short() -> None:
     backend = FakeBackend()
-    drive(make(OFFLINE, backend), speech(40))
-    assert [length for length, _ in backend.calls][:4] == [2, 4, 8, 8]
+    drive(make(LIVE, backend), speech(40))
+    lengths = [length for length, _ in backend.calls]
+    assert lengths[:4] == [2, 4, 4, 4] and LIVE.length(0) < LIVE.length(1)
 
 
 def test_the_first_frame_needs_160_ms_of_sound() -> None:
@@ -119,8 +121,22 @@ def test_another_seed_gives_other_frames() -> None:
 
 
 def test_noise_belongs_to_the_frame_not_to_the_window() -> None:
-    assert np.array_equal(noise_for(7, 5, (2, 3)), noise_for(7, 5, (2, 3)))
-    assert not np.array_equal(noise_for(7, 5, (2, 3)), noise_for(7, 6, (2, 3)))
+    shape = (16, 4, 4)
+    forwards, anew = FrameNoise(7, shape), FrameNoise(7, shape)
+    rolled = [forwards(index) for index in range(300)]
+    for index in (250, 3, 0, 251):
+        assert np.array_equal(anew(index), rolled[index])
+    assert not np.array_equal(rolled[5], FrameNoise(8, shape)(5))
+
+
+def test_noise_is_normal_and_as_slow_as_it_should_be() -> None:
+    noise = FrameNoise(1, (16, 8, 8))
+    frames = np.stack([noise(index) for index in range(400)]).reshape(400, 4, -1)
+    assert abs(frames.mean()) < 0.05
+    for group, decay in enumerate(DECAYS):
+        values = frames[:, group]
+        assert values.std() == pytest.approx(1, abs=0.08)
+        assert np.mean(values[1:] * values[:-1]) == pytest.approx(decay, abs=0.06)
 
 
 def test_motion_frames_are_the_last_frames_of_the_window_before() -> None:
