@@ -1,0 +1,64 @@
+"""Motion latents: the linear part inverts itself, and before training the networks change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from emo_live.config import TINY
+from emo_live.models.autoencoder import HOLE_GAIN, AppearanceEncoder, FlowDecoder, MotionBasis, MouthPainter
+
+Draw = Callable[..., Tensor]
+CONFIG = TINY.autoencoder
+
+
+@pytest.fixture
+def basis(draw: Draw) -> MotionBasis:
+    made = MotionBasis(CONFIG)
+    made.basis.copy_(torch.linalg.qr(draw(*made.basis.shape))[0])
+    made.scale.copy_(draw(*made.scale.shape).exp())
+    return made
+
+
+def test_latents_survive_decoding(basis: MotionBasis, draw: Draw) -> None:
+    z = draw(2, 16, 16, 16)
+    motion = basis.decode(z)
+    assert motion.shape == (2, 3, 128, 128)
+    torch.testing.assert_close(basis.encode(motion), z, rtol=0, atol=1e-4)
+
+
+def test_zero_is_the_portrait(basis: MotionBasis) -> None:
+    assert basis.decode(torch.zeros(1, 16, 16, 16)).abs().max() == 0
+
+
+def test_holes_weigh_more_than_pixels_of_flow(basis: MotionBasis) -> None:
+    pixel = torch.zeros(3, 3, 128, 128)
+    pixel[torch.arange(3), torch.arange(3), 8, 8] = 1
+    basis.basis.zero_()
+    basis.basis[torch.tensor([0, 64, 128]), torch.arange(3)] = 1
+    basis.scale.fill_(1)
+    assert basis.encode(pixel)[:, :3, 1, 1].diagonal().tolist() == [1.0, 1.0, HOLE_GAIN]
+
+
+def test_flow_decoder_starts_as_the_linear_one(draw: Draw) -> None:
+    decoder, z = FlowDecoder(CONFIG), draw(2, 16, 16, 16)
+    decoder.basis.basis.copy_(torch.linalg.qr(draw(*decoder.basis.basis.shape))[0])
+    features = draw(1, CONFIG.reference_channels, 32, 32)
+    assert torch.equal(decoder(z, features), decoder.basis.decode(z))
+
+
+def test_shapes_and_ranges(draw: Draw) -> None:
+    side = CONFIG.mouth_size
+    face, mouth = AppearanceEncoder(CONFIG)(draw(1, 3, 512, 512), draw(1, 3, side, side))
+    assert face.shape == (1, CONFIG.reference_channels, 32, 32)
+    assert mouth.shape == (1, CONFIG.reference_channels, side // 4, side // 4)
+    motion = torch.zeros(2, 3, side // 4, side // 4)
+    motion[:, 2, :, side // 8 :] = 1
+    painted = MouthPainter(CONFIG)(draw(2, 3, side, side), motion, mouth)
+    assert painted.shape == (2, 4, side, side)
+    share = painted[:, 3]
+    assert 0 <= share.min() and share.max() <= 1
+    assert share[:, :, side // 2 + 8 :].min() > share[:, :, : side // 2 - 8].max(), "holes are painted first"
