@@ -58,6 +58,12 @@ class Emo(nn.Module):
         """Latents (B, n, C, h, w) of n clean pictures of B avatars -> the ReferenceNet's input, ((B n), C, h, w)."""
         return latents.flatten(0, 1)
 
+    def audio_tokens(self, features: Tensor) -> Tensor:
+        """(B, (T + 2m) blocks, D) sound features of T frames and m neighbours on each side -> (B, T, L, D) tokens."""
+        projection = self.config.audio_projection
+        out: Tensor = self.audioproj(frame_windows(features, projection.blocks, projection.frames // 2))
+        return out
+
     def motion_bank(self, latents: Tensor, portrait: Portrait) -> Bank:
         """(B, n, C, h, w) latents of the motion frames -> their ReferenceNet features (B, n, h w, C) by layer."""
         batch, n = latents.shape[:2]

@@ -1,4 +1,4 @@
-"""Makes clean speech sound like microphones: level, noise, babble, room, pitch, codec. (S,) float32 at 16 kHz in and out.
+"""Makes clean speech sound like microphones: level, noise, babble, room, pitch, codec. (S,) float32 at 16 kHz.
 
 Timing never changes: every effect keeps sample i where it was, within a millisecond.
 """

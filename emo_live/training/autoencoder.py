@@ -1,25 +1,25 @@
-"""Stage 1: the motion autoencoder. Flow PCA first (closed form), then FlowDecoder and MouthPainter on rendered frames.
+"""The motion autoencoder beyond its linear basis: FlowDecoder and MouthPainter, trained on rendered frames.
 
-Data: shards of `emo_live.training.puppets frames`. Loss: flow and hole labels, the warped picture against the rendered
-one, the painted mouth (L1, its edges, and late a patch discriminator).
+Loss: flow and hole labels, the warped picture against the rendered one, the painted mouth (L1, its edges, and late a
+patch discriminator).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import TINY, AutoencoderConfig
-from emo_live.models.autoencoder import HOLE_GAIN, AppearanceEncoder, FlowDecoder, MotionBasis, MouthPainter
-from emo_live.training.run import Run, autocast, optimizers
+from emo_live.models.autoencoder import AppearanceEncoder, FlowDecoder, MotionBasis, MouthPainter
+from emo_live.training.frame_data import FrameBatches, load_shards
+from emo_live.training.run import Budget, Run, autocast, channels_last, optimizers
 
-LATENT_NOISE = 0.12
+LATENT_NOISE = 0.12  # latents get noise up to this: the diffusion model's are not exact either
+PER_PORTRAIT = 2  # frames of a portrait in a batch
+CRITIC_FROM = 0.5  # share of the budget after which the discriminator joins
 
 
 class Autoencoder(nn.Module):
@@ -30,68 +30,6 @@ class Autoencoder(nn.Module):
         self.appearance = AppearanceEncoder(config)
         self.flow = FlowDecoder(config)
         self.mouth = MouthPainter(config)
-
-
-@dataclass
-class Shard:
-    frames: np.ndarray  # (N, 256, 256, 3) uint8
-    flow: np.ndarray  # (N, 128, 128, 3) float16: x, y as shares of the side, hole
-    mouth: np.ndarray  # (N, 144, 144, 3) uint8
-    portrait: np.ndarray  # (512, 512, 3) uint8
-    origin: np.ndarray  # (2,) int x, y of the mouth square in the 512 px picture
-    boxes: np.ndarray  # (N, 3, 4) mouth, eyes, face in 256 px pictures
-
-
-def load_shards(folder: Path, split: str, side: int) -> list[Shard]:
-    shards = []
-    for path in sorted(folder.glob("*.labels.npz")):
-        name = path.name.removesuffix(".labels.npz")
-        labels = np.load(path)
-        if str(labels["split"]) != split:
-            continue
-        mouth = np.load(folder / f"{name}.mouth.npz")
-        edge = (mouth["mouth"].shape[1] - side) // 2
-        crop = mouth["mouth"][:, edge : edge + side, edge : edge + side]
-        shards.append(
-            Shard(
-                np.load(folder / f"{name}.frames.npy"),
-                np.load(folder / f"{name}.flow.npy"),
-                crop,
-                mouth["reference512"],
-                mouth["origin"] + edge,
-                labels["boxes"],
-            )
-        )
-    assert shards, f"no shards of split {split} in {folder}: render them with `emo-live train puppets`"
-    return shards
-
-
-def fit_basis(basis: MotionBasis, shards: list[Shard], per_shard: int, seed: int = 0) -> float:
-    """Weighted PCA of flow patches; mouth and eyes weigh more. Returns the share of weighted energy that is kept."""
-    random = np.random.default_rng(seed)
-    patch, size = basis.patch, 3 * basis.patch**2
-    cells = shards[0].flow.shape[1] // patch
-    centres = (np.arange(cells) + 0.5) / cells
-    total = torch.zeros(size, size, dtype=torch.float64)
-    for shard in shards:
-        chosen = np.sort(random.choice(len(shard.flow), min(per_shard, len(shard.flow)), replace=False))
-        motion = torch.from_numpy(np.asarray(shard.flow[chosen], np.float32)).permute(0, 3, 1, 2)
-        side = motion.shape[-1]
-        patches = F.pixel_unshuffle(motion * torch.tensor([side, side, HOLE_GAIN])[:, None, None], patch)
-        weight = np.full((len(chosen), cells, cells), 0.3)
-        for part, gain in enumerate((8.0, 5.0, 1.5)):
-            box = shard.boxes[chosen, part] / 256
-            middle, reach = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2 * 1.1 + 0.03
-            across = ((centres - middle[:, :1]) / reach[:, :1])[:, None] ** 2
-            down = ((centres - middle[:, 1:]) / reach[:, 1:])[:, :, None] ** 2
-            weight += gain * np.exp(-0.75 * (across + down))
-        rows = patches.permute(0, 2, 3, 1).flatten(0, 2).double()
-        total += (rows * torch.from_numpy(weight).flatten()[:, None]).T @ rows / weight.sum()
-    energy, vectors = torch.linalg.eigh(total / len(shards))
-    kept = basis.basis.shape[1]
-    basis.basis.copy_(vectors.flip(1)[:, :kept])
-    basis.scale.copy_(energy.flip(0)[:kept].sqrt())
-    return float(energy.flip(0)[:kept].sum() / energy.sum())
 
 
 def sampling_grid(flow: Tensor, size: int) -> Tensor:
@@ -109,57 +47,6 @@ def warp(picture: Tensor, grid: Tensor) -> Tensor:
 def squares(grid: Tensor, origin: Tensor, side: int) -> Tensor:
     """Cuts (B, side, side, ...) out of (B, S, S, ...) at per-row x, y origins."""
     return torch.stack([g[y : y + side, x : x + side] for g, (x, y) in zip(grid, origin.tolist(), strict=True)])
-
-
-class Batches:
-    """Random batches with flips and colour changes: `portraits` portraits x `per_portrait` frames."""
-
-    def __init__(self, shards: list[Shard], portraits: int, per_portrait: int, seed: int):
-        self.shards, self.portraits, self.per_portrait = shards, portraits, per_portrait
-        self.random = np.random.default_rng(seed)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        while True:
-            yield self.draw()
-
-    def draw(self) -> dict[str, Tensor]:
-        rows: dict[str, list[Tensor]] = {}
-        for k in self.random.choice(len(self.shards), self.portraits, replace=False):
-            shard, flip, colour = self.shards[k], self.random.random() < 0.5, self._colour()
-            for i in self.random.choice(len(shard.frames), self.per_portrait, replace=False):
-                for name, value in self._row(shard, int(i), flip, colour).items():
-                    rows.setdefault(name, []).append(value)
-        return {name: torch.stack(values) for name, values in rows.items()}
-
-    def _colour(self) -> tuple[Tensor, Tensor]:
-        gain = self.random.uniform(0.75, 1.25) * self.random.uniform(0.92, 1.08, 3)
-        return torch.tensor(gain, dtype=torch.float32)[:, None, None], torch.tensor(
-            self.random.uniform(-0.12, 0.12)
-        ).float()
-
-    @staticmethod
-    def _row(shard: Shard, i: int, flip: bool, colour: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        def picture(array: np.ndarray) -> Tensor:
-            x = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float() / 127.5 - 1
-            x = (x * colour[0] + colour[1]).clamp(-1, 1)
-            return x.flip(2) if flip else x
-
-        motion = torch.from_numpy(shard.flow[i].astype(np.float32)).permute(2, 0, 1)
-        side, mouth = motion.shape[-1], shard.mouth.shape[1]
-        motion = motion * torch.tensor([side, side, 1.0])[:, None, None]
-        boxes, origin = torch.from_numpy(shard.boxes[i] / 256).float(), torch.from_numpy(shard.origin).long()
-        if flip:
-            motion = motion.flip(2) * torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
-            boxes = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
-            origin = torch.stack([512 - mouth - origin[0], origin[1]])
-        return {
-            "frame": picture(shard.frames[i]),
-            "motion": motion,
-            "mouth": picture(shard.mouth[i]),
-            "portrait": picture(shard.portrait),
-            "origin": origin,
-            "boxes": boxes,
-        }
 
 
 def mouth_square(motion: Tensor, origin: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -230,8 +117,8 @@ def decode(model: Autoencoder, batch: dict[str, Tensor], z: Tensor) -> dict[str,
 
 
 class AutoencoderLoss:
-    def __init__(self, model: Autoencoder, run_progress: list[float], device: torch.device):
-        self.model, self.progress, self.device = model, run_progress, device
+    def __init__(self, model: Autoencoder, run: Run, device: torch.device):
+        self.model, self.run, self.device = model, run, device
         self.critic = Discriminator().to(device, memory_format=torch.channels_last)
         self.critic_optim = torch.optim.AdamW(self.critic.parameters(), 4e-4, betas=(0.5, 0.9))
 
@@ -254,7 +141,7 @@ class AutoencoderLoss:
         share = out["painted"][:, 3:].mean()
         loss = 0.15 * flow + 0.5 * gap + 2 * photo + 6 * mouth + 3 * rim + 0.02 * share
         losses = {"flow": flow, "hole": gap, "photo": photo, "mouth": mouth, "rim": rim, "share": share}
-        if self.progress[0] > 0.55:
+        if self.run.progress > CRITIC_FROM:
             losses["critic"], adversarial = self._adversarial(out["mouth"], batch["mouth"], out["warped"].detach())
             losses["adversarial"] = adversarial
             loss = loss + 0.03 * adversarial
@@ -294,24 +181,19 @@ def sheet(model: nn.Module, batch: dict[str, Tensor], path: Path) -> dict[str, f
     }
 
 
-def train(data: Path, out: Path, *, minutes: float, steps: int | None, batch: int, seed: int) -> dict[str, float]:
-    torch.manual_seed(seed)
+def train(
+    data: Path, names: tuple[list[str], list[str]], basis: MotionBasis, out: Path, budget: Budget
+) -> dict[str, float]:
+    """data: folder of frames; names: portraits to train on and to hold out."""
+    torch.manual_seed(budget.seed)
     device = torch.device("cpu")
     model = Autoencoder(TINY.autoencoder)
-    side = TINY.autoencoder.mouth_size
-    train_shards, val_shards = load_shards(data, "train", side), load_shards(data, "val", side)
-    kept = fit_basis(model.flow.basis, train_shards, 14, seed)
-    print(f"{len(train_shards)} portraits; the PCA keeps {kept:.4f} of the weighted energy", flush=True)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(out, model, optimizers(model, 6e-3, 1.5e-3), minutes=minutes, max_steps=steps)
-    progress = [run.progress]
-    loss = AutoencoderLoss(model, progress, device)
-    held_out = Batches(val_shards, min(12, len(val_shards)), 1, 1).draw()
-
-    def losses(b: dict[str, Tensor]) -> dict[str, Tensor]:
-        progress[0] = run.progress
-        return loss(b)
-
-    return run.train(
-        iter(Batches(train_shards, batch // 2, 2, seed + run.step)), losses, lambda m, p: sheet(m, held_out, p)
-    )
+    model.flow.basis.load_state_dict(basis.state_dict())
+    shards, held_out = load_shards(data, names[0]), load_shards(data, names[1])
+    print(f"{len(shards)} portraits, {len(held_out)} held out", flush=True)
+    channels_last(model)
+    run = Run(out, model, optimizers(model, 6e-3, 1.5e-3), budget)
+    loss = AutoencoderLoss(model, run, device)
+    batches = FrameBatches(shards, budget.batch // PER_PORTRAIT, PER_PORTRAIT, budget.seed + run.step)
+    shown = FrameBatches(held_out, min(12, len(held_out)), 1, 1).draw()
+    return run.train(iter(batches), loss, lambda model, path: sheet(model, shown, path))

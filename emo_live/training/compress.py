@@ -1,22 +1,16 @@
-"""Smaller model files: weights as 8-bit integers with a scale for every output channel. Arithmetic stays floating point."""
+"""Smaller model files: weights as 8-bit integers with a scale for every output channel; arithmetic stays floating point.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
+
+from emo_live.models.weights import compactable, rounded
 
 if TYPE_CHECKING:
     import openvino
-
-LEAST_VALUES = 4096  # smaller constants are not worth the rounding
-
-
-def rounded(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(O, ...) -> int8 (O, ...) and float32 scales (O, 1, ...): weight is about their product."""
-    rest = tuple(range(1, weight.ndim))
-    scale = np.maximum(np.abs(weight).max(rest, keepdims=True), 1e-8).astype(np.float32) / 127
-    return np.round(weight / scale).astype(np.int8), scale
 
 
 def compress_weights(model: openvino.Model) -> int:
@@ -28,10 +22,10 @@ def compress_weights(model: openvino.Model) -> int:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Constant" or node.get_element_type() != Type.f32 or len(node.shape) < 2:
             continue
-        value = node.data
-        if value.size < LEAST_VALUES or value.shape[0] < 2:
+        value = torch.from_numpy(node.data.copy())
+        if not compactable(value):
             continue
-        integers, scale = rounded(value)
+        integers, scale = (part.numpy() for part in rounded(value))
         small = ops.multiply(ops.convert(ops.constant(integers), Type.f32), ops.constant(scale))
         readers = list(node.output(0).get_target_inputs())
         for reader in readers:

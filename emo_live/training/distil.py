@@ -1,164 +1,167 @@
-"""Stage 4: the one-step student. Starts as the teacher; learns to draw whole windows from noise in one step.
+"""The one-step student. Starts as the teacher; learns to draw whole windows from noise in one step.
 
-Loss: the energy score (Gneiting and Raftery 2007) of two draws against the true window, over lips, eyes and everything. It is
-smallest only where the draws have the truth's distribution, so blinks and head motion stay random instead of averaging out.
-The diffusion loss goes on beside it, so that more steps still work. A share of the windows continues the student's own output.
+Loss: the energy score (Gneiting and Raftery 2007) of two draws against the true window, over lips, eyes and everything.
+It is smallest only where the draws have the truth's distribution, so blinks and head motion stay random instead of
+averaging out.
+A share of the windows continues the student's own output, so that roll-outs do not drift.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import TINY
-from emo_live.engine.noise import TAPS, filters
+from emo_live.engine.noise import TAPS
 from emo_live.models.attention import Attention
-from emo_live.models.emo import Portrait, TinyEmo
+from emo_live.models.autoencoder import MotionBasis
+from emo_live.models.emo import Portrait
 from emo_live.models.reference_net import Bank
-from emo_live.training.diffusion import DiffusionLoss, Teacher, measure, sound_tokens
+from emo_live.models.sampler import NoiseSchedule
+from emo_live.training.diffusion import Teacher, channel_weight
 from emo_live.training.motion_data import MotionData
-from emo_live.training.run import Run, autocast, optimizers, pick_device
+from emo_live.training.noise import correlated
+from emo_live.training.roll_out import Sampling, measure
+from emo_live.training.run import Budget, Run, autocast, channels_last, load_weights, optimizers, pick_device
 
-FAST, SLOW = (
-    0.45,
-    0.93,
-)  # how much of a roll-out's deviation is left after a frame: fine detail, and pose (broad motion)
-
-
-def one_step(model: TinyEmo, noise: Tensor, portrait: Portrait, motion: Bank, tokens: Tensor, speed: Tensor) -> Tensor:
-    """Noise -> latents, both (B, T, C, h, w): at the last timestep of a zero-SNR schedule x0 is -v."""
-    last = torch.full(noise.shape[:2], model.config.schedule.train_steps - 1, device=noise.device)
-    return model.unfold(-model.velocity(model.fold(noise), last, portrait, motion, tokens, speed).float())
+FAST, SLOW = 0.45, 0.93  # what is left of a roll-out's deviation after a frame: fine detail, and pose (broad motion)
+OWN_SHARE = 0.6  # of the windows continue the student's own output
+SECOND_SHARE = 0.25  # of the batches train the second of two steps
+LENGTHS = (8, 8, 8, 4, 4, 2)  # windows of a first frame, of live sessions and of files
+PART_GAINS = (1.5, 1.0, 1.0)  # lips, eyes, everything
+MOVE_GAINS = (1.0, 0.7, 0.7)  # the same for differences of neighbouring frames
 
 
-def correlated(white: Tensor) -> Tensor:
-    """(B, TAPS - 1 + T, C, h, w) white noise -> (B, T, C, h, w) noise as engine/noise.py makes it."""
-    weights = torch.from_numpy(filters(white.shape[2])).to(white.device)
-    return torch.einsum("btchwk,ck->btchw", white.unfold(1, TAPS, 1), weights)
+def predict_clean(
+    model: Teacher, noisy: Tensor, step: int, portrait: Portrait, motion: Bank, tokens: Tensor, speed: Tensor
+) -> Tensor:
+    """Noisy (B, T, C, h, w) at timestep `step` -> clean latents."""
+    x = model.fold(noisy)
+    t = torch.full(x.shape[:2], step, device=x.device)
+    v = model.velocity(x, t, portrait, motion, tokens, speed).float()
+    clean = NoiseSchedule(model.config.schedule).clean_from_velocity(x.flatten(0, 1), v.flatten(0, 1), t.flatten())
+    return model.unfold(clean.view_as(x))
 
 
 def repeat(portrait: Portrait, bank: Bank, times: int) -> tuple[Portrait, Bank]:
-    def twice(x: Tensor) -> Tensor:
+    """Everything about B avatars, `times` in a row: (times B, ...)."""
+
+    def tiled(x: Tensor) -> Tensor:
         return x.repeat(times, *[1] * (x.ndim - 1))
 
-    wide = Portrait(
-        twice(portrait.code),
-        {k: twice(v) for k, v in portrait.bank.items()},
-        twice(portrait.locator),
-        tuple((twice(a), twice(b), twice(c)) for a, b, c in portrait.masks),
-    )
-    return wide, {k: twice(v) for k, v in bank.items()}
+    masks = tuple((tiled(a), tiled(b), tiled(c)) for a, b, c in portrait.masks)
+    features = {name: tiled(value) for name, value in portrait.bank.items()}
+    wide = Portrait(tiled(portrait.code), features, tiled(portrait.locator), masks)
+    return wide, {name: tiled(value) for name, value in bank.items()}
 
 
-def groups(mask: Tensor, size: int) -> Tensor:
-    """(B, 4, H, W) locator masks -> (B, 3, size, size): where lips, eyes and everything count in the energy score."""
+def parts(mask: Tensor, size: int) -> Tensor:
+    """(B, 4, H, W) locator masks -> (B, 3, size, size): where lips, eyes and everything count."""
     small = F.interpolate(F.max_pool2d(mask, 4), size=(size, size), mode="area")
     wide = (small + F.max_pool2d(small, 3, 1, 1)) / 2
     return torch.stack([wide[:, 2], wide[:, 1], 0.15 + 0.5 * wide[:, 0]], 1)
 
 
-def distances(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
-    """Weighted distances of windows (B, T, C, h, w): per group over the window, per frame of the lips, and of the motion."""
-    square = (a - b).square().sum(2)  # (B, T, h, w)
-    per_frame = torch.einsum("bthw,bghw->bgt", square, where)
-    moved = (a - b).diff(dim=1).square().sum(2)
-    per_move = torch.einsum("bthw,bghw->bgt", moved, where)
+def distances(a: Tensor, b: Tensor, where: Tensor, channels: Tensor) -> Tensor:
+    """(B,) weighted distances of windows (B, T, C, h, w): of parts over the window, of lips per frame, of the motion."""
     cells = where.sum((2, 3)) * a.shape[2]  # (B, 3)
-    window = (per_frame.mean(2) / cells + 1e-6).sqrt() @ a.new_tensor([1.5, 1.0, 1.0])
-    lips = (per_frame[:, 0] / cells[:, :1] + 1e-6).sqrt().mean(1)
-    motion = (per_move.mean(2) / cells + 1e-6).sqrt() @ a.new_tensor([1.0, 0.7, 0.7])
+
+    def per_frame(x: Tensor) -> Tensor:
+        return torch.einsum("btchw,bghw->bgt", x.square() * channels, where)
+
+    placed, moved = per_frame(a - b), per_frame((a - b).diff(dim=1))
+    window = (placed.mean(2) / cells + 1e-6).sqrt() @ a.new_tensor(PART_GAINS)
+    lips = (placed[:, 0] / cells[:, :1] + 1e-6).sqrt().mean(1)
+    motion = (moved.mean(2) / cells + 1e-6).sqrt() @ a.new_tensor(MOVE_GAINS)
     return window + lips + motion
 
 
 def reanchored(target: Tensor, deviation: Tensor) -> Tensor:
-    """The true window moved so that it continues what the student drew: deviation (B, C, h, w) of its last frame fades out."""
+    """The true window moved so that it continues what the student drew: that one's last deviation (B, C, h, w) fades."""
     broad = F.avg_pool2d(F.pad(deviation, (2, 2, 2, 2), mode="replicate"), 5, 1)
     k = torch.arange(1, target.shape[1] + 1, device=target.device)[:, None, None, None]
     return target + broad[:, None] * SLOW**k + (deviation - broad)[:, None] * FAST**k
 
 
 class DistilLoss:
-    """batch: two windows in a row per row; the second is trained from the true or the own end of the first."""
+    """batch: two windows in a row per row; the second is trained, from the true or the own end of the first."""
 
-    def __init__(self, model: Teacher, device: torch.device, own_share: float):
-        self.model, self.device, self.own_share = model, device, own_share
-        self.diffusion = DiffusionLoss(model, device)
+    def __init__(self, model: Teacher, basis: MotionBasis, device: torch.device):
+        self.model, self.device, self.channels = model, device, channel_weight(basis).to(device)
+        self.schedule = NoiseSchedule(model.config.schedule)
+        self.last, self.second = self.schedule.trailing(1)[0], self.schedule.trailing(2)[1]
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         model = self.model
         batch = {name: value.to(self.device) for name, value in batch.items()}
-        now = {name: value[:, 1] for name, value in batch.items()}
-        target, motion = now["z"], now["motion"]
-        size, frames, *shape = target.shape
-        past = torch.randn(size, TAPS - 1 + frames, *shape, device=self.device)  # the noise of the window before
-        new = [torch.randn(size, frames, *shape, device=self.device) for _ in range(2)]
-        noise = torch.cat([correlated(torch.cat([past, fresh], 1)[:, -(TAPS - 1 + frames) :]) for fresh in new])
+        before, now = ({name: value[:, i] for name, value in batch.items()} for i in (0, 1))
+        past, noise = self._noise(now["z"])
         with autocast(self.device):
             portrait = model.prepare(now["portrait"], now["mask"])
-            if torch.rand(()) < self.own_share:
-                ends = self._own_ends({name: value[:, 0] for name, value in batch.items()}, portrait, correlated(past))
-                target = reanchored(target, ends[:, -1] - motion[:, -1])
-                motion = ends
-            else:
-                motion = self.diffusion.blur_motion(motion)
-            bank = model.motion_bank(motion, portrait)
-            wide, wide_bank = repeat(portrait, bank, 2)
-            tokens, speed = sound_tokens(model, now["features"]), model.speed_encoder(now["velocity"])
-            heard = model.shape_head(tokens.flatten(2))
-            draws = one_step(model, noise, wide, wide_bank, tokens.repeat(2, 1, 1, 1), speed.repeat(2, 1, 1))
+            target, motion = self._continued(before, now, portrait, past)
+            wide, bank = repeat(portrait, model.motion_bank(motion, portrait), 2)
+            tokens, speed = model.audio_tokens(now["features"]), model.speed_encoder(now["velocity"])
+            shapes = model.shape_loss(tokens, now["arkit"])
+            given = (wide, bank, tokens.repeat(2, 1, 1, 1), speed.repeat(2, 1, 1))
+            draws = self._draw(noise, given)
         a, b = draws.chunk(2)
-        where = groups(now["mask"], target.shape[-1])
-        miss = (distances(a, target, where) + distances(b, target, where)).mean() / 2
-        spread = distances(a, b, where).mean()
-        shapes = F.mse_loss(heard.float(), now["arkit"], reduction="none")[..., self.diffusion.mouth_shapes()].mean()
-        loss = miss - 0.5 * spread + shapes
-        return {"loss": loss, "miss": miss, "spread": spread, "shapes": shapes}
+        where = parts(now["mask"], target.shape[-1])
+        miss = (self._distance(a, target, where) + self._distance(b, target, where)) / 2
+        spread = self._distance(a, b, where)
+        return {"loss": miss - 0.5 * spread + shapes, "miss": miss, "spread": spread, "shapes": shapes}
+
+    def _distance(self, a: Tensor, b: Tensor, where: Tensor) -> Tensor:
+        return distances(a, b, where, self.channels).mean()
+
+    def _draw(self, noise: Tensor, given: tuple[Portrait, Bank, Tensor, Tensor]) -> Tensor:
+        """One step from noise; or, for some batches, the second of two steps, behind the first one's own result."""
+        if torch.rand(()) >= SECOND_SHARE:
+            return predict_clean(self.model, noise, self.last, *given)
+        with torch.no_grad():
+            first = predict_clean(self.model, noise, self.last, *given)
+        times = torch.full((first.shape[0] * first.shape[1],), self.second, device=self.device)
+        noisy = self.schedule.add_noise(first.flatten(0, 1), noise.flatten(0, 1), times).view_as(first)
+        return predict_clean(self.model, noisy, self.second, *given)
+
+    def _noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise of the window before, (B, T, C, h, w), and of two draws that continue it, (2B, T, C, h, w)."""
+        size, frames, *shape = z.shape
+        past = torch.randn(size, TAPS - 1 + frames, *shape, device=self.device)
+        fresh = [torch.randn(size, frames, *shape, device=self.device) for _ in range(2)]
+        draws = [correlated(torch.cat([past, new], 1)[:, -(TAPS - 1 + frames) :]) for new in fresh]
+        return correlated(past), torch.cat(draws)
 
     @torch.no_grad()
-    def _own_ends(self, before: dict[str, Tensor], portrait: Portrait, noise: Tensor) -> Tensor:
-        model = self.model
+    def _continued(
+        self, before: dict[str, Tensor], now: dict[str, Tensor], portrait: Portrait, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Target window and motion frames: for some rows those that continue the student's own window before."""
+        model, n = self.model, TINY.emo.motion_frames
         bank = model.motion_bank(before["motion"], portrait)
-        z = one_step(
-            model,
-            noise,
-            portrait,
-            bank,
-            sound_tokens(model, before["features"]),
-            model.speed_encoder(before["velocity"]),
-        )
-        return z[:, -TINY.emo.motion_frames :]
+        tokens, speed = model.audio_tokens(before["features"]), model.speed_encoder(before["velocity"])
+        own = predict_clean(model, noise, self.last, portrait, bank, tokens, speed)[:, -n:]
+        continued = reanchored(now["z"], own[:, -1] - now["motion"][:, -1])
+        rows = (torch.rand(len(own), device=self.device) < OWN_SHARE)[:, None, None, None, None]
+        return torch.where(rows, continued, now["z"]), torch.where(rows, own, now["motion"])
 
 
 def train(
-    data: Path,
-    points: dict[str, np.ndarray],
-    teacher: Path,
-    basis: np.ndarray,
-    out: Path,
-    *,
-    minutes: float,
-    steps: int | None,
-    batch: int,
-    seed: int,
-    frames: tuple[int, ...] = (8, 8, 4, 2),
-    own_share: float = 0.6,
+    data: tuple[MotionData, MotionData], basis: MotionBasis, teacher: Path, out: Path, budget: Budget
 ) -> dict[str, float]:
-    torch.manual_seed(seed)
+    torch.manual_seed(budget.seed)
     device = pick_device()
     Attention.kernel = "matmul" if device.type == "cpu" else "sdpa"
-    train_data, val_data = MotionData(data, "train", points), MotionData(data, "val", points)
     model = Teacher(TINY)
-    model.load_state_dict(torch.load(teacher / "state.pt", map_location="cpu", weights_only=True)["ema"])
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(out, model, optimizers(model, 4e-3, 8e-4), minutes=minutes, max_steps=steps, ema=0.995)
-    loss = DistilLoss(model, device, own_share)
+    load_weights(model, teacher)
+    channels_last(model.to(device))
+    run = Run(out, model, optimizers(model, 4e-3, 8e-4), budget, ema=0.995)
 
     def sample(ema: nn.Module, path: Path) -> dict[str, float]:
-        assert isinstance(ema, TinyEmo)
-        return {f"val_{k}": v for k, v in measure(ema, val_data, basis, steps=1, guidance=1.0, count=6).items()}
+        assert isinstance(ema, Teacher)
+        return measure(ema, data[1], basis, Sampling(steps=1), count=5)
 
-    return run.train(train_data.batches(batch, frames, seed + run.step, ahead=1), loss, sample)
+    batches = data[0].batches(budget.batch, LENGTHS, budget.seed + run.step, ahead=1)
+    return run.train(batches, DistilLoss(model, basis, device), sample)

@@ -1,13 +1,14 @@
 """Trained weights -> the files that ship: OpenVINO graphs for the CPU, safetensors for torch, a manifest with hashes.
 
-The graphs are split where the window works: hear, prepare, denoise, motion, paint. Frames of a window are a dynamic dimension.
+The graphs are split where the window works: hear, prepare, denoise, motion, paint. Frames of a window are a dynamic
+dimension.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from emo_live.engine.tiny_graphs import GRAPHS, bank_inputs
 from emo_live.models.attention import Attention
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.emo import Portrait, TinyEmo
+from emo_live.models.weights import pack_state, part_of, unpack_state
 from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.compress import compress_weights
-from emo_live.training.diffusion import sound_tokens
-from emo_live.training.motion_data import KEPT
+from emo_live.training.sound import KEPT
 from emo_live.types import Float32
 
-
-COMPRESSED = ("hear", "prepare", "denoise")  # the decoders are small and their rounding would be seen
+Part = tuple[nn.Module, dict[str, Tensor]]  # a graph's module and its named example inputs
+COMPRESSED = ("hear", "prepare", "denoise")  # the decoders are small and their rounding would be seen ...
+EXACT = ("autoencoder.flow", "autoencoder.mouth")  # ... so they are half floats in the weights file too
+WINDOW_INPUTS = {"noisy", "sound", "speed", "z", "warped", "motion"}  # whose first dimension follows the window
 
 
 class Hear(nn.Module):
@@ -73,7 +76,7 @@ class Denoise(nn.Module):
             timestep.expand(1, noisy.shape[0]),
             portrait,
             bank,
-            sound_tokens(emo, sound[None]),
+            emo.audio_tokens(sound[None]),
             emo.speed_encoder(speed[None]),
         )
         return emo.unfold(v)[0]
@@ -96,9 +99,7 @@ def unflat(values: dict[str, Tensor]) -> Portrait:
     return Portrait(values["code"], bank, values["locator"], masks)
 
 
-def example_inputs(
-    emo: TinyEmo, autoencoder: Autoencoder, frames: int
-) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
+def example_inputs(emo: TinyEmo, autoencoder: Autoencoder, frames: int) -> dict[str, Part]:
     """Graph name -> (module, named example inputs of a window of `frames`)."""
     a, n = TINY.autoencoder, TINY.emo.motion_frames
     grid, side, quarter = a.latent_size, a.mouth_size, a.mouth_size // 4
@@ -137,54 +138,67 @@ def example_inputs(
     }
 
 
-@torch.no_grad()
-def export(
-    emo: TinyEmo,
-    autoencoder: Autoencoder,
-    whisper: WhisperEncoder,
-    pose: tuple[Float32, Float32],
-    out: Path,
-    facts: dict[str, Any],
-) -> None:
-    """Writes GRAPHS as OpenVINO files, pose.npz (basis and readout), weights.safetensors and manifest.json into `out`."""
-    import openvino as ov
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The parts of the tiny model. pose: basis (6, N) and readout (N, 6) of pose.py."""
 
+    emo: TinyEmo
+    autoencoder: Autoencoder
+    whisper: WhisperEncoder
+    pose: tuple[Float32, Float32]
+
+    def modules(self) -> dict[str, nn.Module]:
+        """By their prefix in the weights file."""
+        return {"emo.": self.emo, "autoencoder.": self.autoencoder, "whisper.": self.whisper}
+
+
+@torch.no_grad()
+def write_model(trained: Trained, out: Path, facts: dict[str, Any]) -> None:
+    """Writes GRAPHS as OpenVINO files, pose.npz, weights.safetensors and manifest.json into `out`. The weights of
+    `trained` are rounded in place to what the files hold, so that all runtimes compute with the same ones."""
     out.mkdir(parents=True, exist_ok=True)
-    kernel, Attention.kernel = Attention.kernel, "sdpa"
-    parts = {
-        "hear": (Hear(whisper), {"mel": torch.zeros(1, 80, 2 * TINY.whisper.tokens)}),
-        **example_inputs(emo, autoencoder, 6),
-    }
-    dynamic = {"noisy", "sound", "speed", "z", "warped", "motion"}
-    for name, (module, inputs) in parts.items():
-        module = module.eval().to(memory_format=torch.contiguous_format)
-        shapes = {
-            key: ov.PartialShape([-1 if i == 0 and key in dynamic else n for i, n in enumerate(value.shape)])
-            for key, value in inputs.items()
-        }
-        if name == "denoise":
-            shapes["motion"] = ov.PartialShape(list(inputs["motion"].shape))
-        graph = ov.convert_model(module, example_input=tuple(inputs.values()), input=[shapes[key] for key in inputs])
-        for port, key in zip(graph.inputs, inputs, strict=True):
-            port.get_tensor().set_names({key})
-        if name == "prepare":
-            for port, key in zip(graph.outputs, [*bank_inputs(), "face", "inside"], strict=True):
-                port.get_tensor().set_names({key})
-        if name in COMPRESSED:
-            compress_weights(graph)
-        ov.save_model(graph, out / f"{name}.xml", compress_to_fp16=True)
-    Attention.kernel = kernel
-    np.savez(out / "pose.npz", basis=pose[0].astype(np.float16), readout=pose[1].astype(np.float16))
     state = {
-        **{f"emo.{k}": v for k, v in emo.state_dict().items() if not k.startswith("shape_head")},
-        **{f"autoencoder.{k}": v for k, v in autoencoder.state_dict().items()},
-        **{f"whisper.{k}": v for k, v in whisper.state_dict().items()},
+        prefix + name: value
+        for prefix, module in trained.modules().items()
+        for name, value in module.state_dict().items()
+        if not name.startswith("shape_head")
     }
-    save_file(
-        {k: v.detach().half().contiguous() if v.is_floating_point() else v for k, v in state.items()},
-        out / "weights.safetensors",
-    )
+    packed = pack_state(state, EXACT)
+    save_file(packed, out / "weights.safetensors")
+    kept = unpack_state(packed)
+    for prefix, module in trained.modules().items():
+        module.load_state_dict(part_of(kept, prefix), strict=False)
+    kernel, Attention.kernel = Attention.kernel, "sdpa"
+    hear: Part = (Hear(trained.whisper), {"mel": torch.zeros(1, 80, 2 * TINY.whisper.tokens)})
+    for name, part in {"hear": hear, **example_inputs(trained.emo, trained.autoencoder, 6)}.items():
+        write_graph(name, part, out)
+    Attention.kernel = kernel
+    basis, readout = trained.pose
+    np.savez(out / "pose.npz", basis=basis.astype(np.float16), readout=readout.astype(np.float16))
     files = [f"{name}.{end}" for name in GRAPHS for end in ("xml", "bin")] + ["pose.npz", "weights.safetensors"]
     hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in files}
     manifest = {"model": TINY.emo.name, "format": 1, "config": asdict(TINY), "sha256": hashes, **facts}
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def write_graph(name: str, part: Part, out: Path) -> None:
+    import openvino as ov
+
+    module, inputs = part
+    module = module.eval()
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    shapes = {
+        key: ov.PartialShape([-1 if i == 0 and key in WINDOW_INPUTS else n for i, n in enumerate(value.shape)])
+        for key, value in inputs.items()
+    }
+    if name == "denoise":  # its motion frames are always n
+        shapes["motion"] = ov.PartialShape(list(inputs["motion"].shape))
+    graph = ov.convert_model(module, example_input=tuple(inputs.values()), input=[shapes[key] for key in inputs])
+    for port, key in zip(graph.inputs, inputs, strict=True):
+        port.get_tensor().set_names({key})
+    if name == "prepare":
+        for port, key in zip(graph.outputs, [*bank_inputs(), "face", "inside"], strict=True):
+            port.get_tensor().set_names({key})
+    if name in COMPRESSED:
+        compress_weights(graph)
+    ov.save_model(graph, out / f"{name}.xml", compress_to_fp16=True)

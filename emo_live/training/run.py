@@ -10,12 +10,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+SAVE_EVERY_S = 180.0
 
 
 @cache
@@ -34,6 +37,27 @@ def autocast(device: torch.device) -> torch.autocast:
 
 def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def channels_last(module: nn.Module) -> None:
+    """In place; convolutions on a CPU and on tensor cores prefer it."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def load_weights(module: nn.Module, run: Path) -> None:
+    """The averaged weights of a finished or running stage; what that stage did not train stays as it is in `module`."""
+    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    module.load_state_dict({name: state["ema"][name] for name in state["trained"]}, strict=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """minutes: wall-clock time over all resumes, by which the learning rate falls; steps: an upper bound, None for none."""
+
+    minutes: float
+    steps: int | None
+    batch: int
+    seed: int
 
 
 class Ema:
@@ -109,27 +133,22 @@ def optimizers(
 
 
 class Run:
-    """One training run in a folder: state.pt (resumable), log.jsonl, tensorboard events.
-
-    module: what is trained. minutes: wall-clock budget over all resumes; the learning rate falls with the share of it used.
-    """
+    """One training run in a folder: state.pt (resumable), log.jsonl, tensorboard events. module: what is trained."""
 
     def __init__(
         self,
         folder: Path,
         module: nn.Module,
         optims: list[torch.optim.Optimizer],
+        budget: Budget,
         *,
-        minutes: float,
-        max_steps: int | None,
         ema: float = 0.999,
-        save_every_s: float = 180.0,
     ):
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.module, self.optims = folder, module, optims
-        self.minutes, self.max_steps, self.save_every_s = minutes, max_steps, save_every_s
+        self.budget = budget
         self.ema, self.step, self.used_s = Ema(module, ema), 0, 0.0
         self.base_lr = [[group["lr"] for group in optim.param_groups] for optim in optims]
         if (folder / "state.pt").exists():
@@ -150,6 +169,7 @@ class Run:
             "module": self.module.state_dict(),
             "ema": self.ema.module.state_dict(),
             "ema_steps": self.ema.steps,
+            "trained": [name for name, p in self.module.named_parameters() if p.requires_grad],
             "step": self.step,
             "used_s": self.used_s,
             "optims": [optim.state_dict() for optim in self.optims],
@@ -160,8 +180,8 @@ class Run:
     @property
     def progress(self) -> float:
         """0..1: share of the budget that is used."""
-        by_time = self.used_s / (self.minutes * 60)
-        return min(1.0, max(by_time, self.step / self.max_steps if self.max_steps else 0.0))
+        by_time = self.used_s / (self.budget.minutes * 60)
+        return min(1.0, max(by_time, self.step / self.budget.steps if self.budget.steps else 0.0))
 
     def _set_rate(self) -> None:
         p = self.progress
@@ -206,7 +226,7 @@ class Run:
                 self._log({**means, "s_per_step": self.used_s / self.step})
                 sums, count = {}, 0
             now = time.monotonic()
-            if now - saved > self.save_every_s:
+            if now - saved > SAVE_EVERY_S:
                 self.save()
                 saved = now
             if sample and (now - sampled > sample_every_s or self.progress >= 1):

@@ -1,0 +1,109 @@
+"""Whole performances generated window by window on the model's own output, as the engine does, and their figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from emo_live.config import TINY
+from emo_live.engine.noise import FrameNoise
+from emo_live.models.autoencoder import HOLE_GAIN, MotionBasis
+from emo_live.models.emo import Portrait, TinyEmo
+from emo_live.models.reference_net import Bank
+from emo_live.models.sampler import NoiseSchedule, guided
+from emo_live.training.motion_data import MotionData
+from emo_live.training.run import autocast
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """steps of DDIM; guidance on the sound, 1: none; frames a window; velocity in degrees a second, None: the true one."""
+
+    steps: int
+    guidance: float = 1.0
+    frames: int = 8
+    seed: int = 0
+    velocity: float | None = None
+
+
+def sample_window(
+    model: TinyEmo,
+    noise: Tensor,
+    portrait: Portrait,
+    motion: Bank,
+    tokens: Tensor,
+    speed: Tensor,
+    sampling: Sampling,
+) -> Tensor:
+    """DDIM from noise (B, T, C, h, w) to clean latents."""
+    schedule = NoiseSchedule(model.config.schedule)
+    x, times = model.fold(noise), schedule.trailing(sampling.steps)
+    for now, to in zip(times, [*times[1:], -1], strict=True):
+        t = torch.full(x.shape[:2], now, device=x.device)
+        v = model.velocity(x, t, portrait, motion, tokens, speed).float()
+        if sampling.guidance != 1:
+            deaf = model.velocity(x, t, portrait, motion, torch.zeros_like(tokens), speed).float()
+            v = guided(deaf, v, sampling.guidance)
+        flat = t.flatten()
+        x = schedule.ddim_step(x.flatten(0, 1), v.flatten(0, 1), flat, torch.full_like(flat, to)).view_as(x)
+    return model.unfold(x)
+
+
+@torch.no_grad()
+def roll_out(model: TinyEmo, data: MotionData, number: int, sampling: Sampling) -> np.ndarray:
+    """Track `number` from its sound and portrait: (T, C, h, w)."""
+    track = data.tracks[number]
+    noise_of, outline = FrameNoise(sampling.seed, track.z.shape[1:]), data.portrait(track.portrait)
+    frames = sampling.frames
+    device = next(model.parameters()).device
+    with autocast(device):
+        portrait = model.prepare(outline["portrait"][None].to(device), outline["mask"][None].to(device))
+        done = [torch.zeros(1, TINY.emo.motion_frames, *track.z.shape[1:], device=device)]
+        for start in range(0, len(track.z) - frames + 1, frames):
+            given = {name: value[None].to(device) for name, value in data.window(track, start, frames, 0).items()}
+            pace = given["velocity"]
+            if sampling.velocity is not None:
+                pace = torch.full_like(pace, sampling.velocity)
+            bank = model.motion_bank(done[-1][:, -TINY.emo.motion_frames :], portrait)
+            noise = torch.from_numpy(np.stack([noise_of(start + i) for i in range(frames)]))[None].to(device)
+            tokens = model.audio_tokens(given["features"])
+            z = sample_window(model, noise, portrait, bank, tokens, model.speed_encoder(pace), sampling)
+            done.append(z.float())
+    return torch.cat(done[1:], 1)[0].cpu().numpy()
+
+
+def around_lips(mask: np.ndarray, size: int) -> np.ndarray:
+    """(4, H, W) locator mask -> (size, size) share of lips and what lies next to them."""
+    lips = F.max_pool2d(torch.from_numpy(mask[None, 2:3]), 9, 1, 4)
+    return F.interpolate(lips, size=(size, size), mode="area")[0, 0].numpy()
+
+
+def opening(z: np.ndarray, mask: np.ndarray, basis: MotionBasis) -> np.ndarray:
+    """(T,) how open the mouth is: hole share of latents (T, C, h, w) around the lips."""
+    holes = basis.basis[2 * basis.patch**2 :].mean(0) * basis.scale / HOLE_GAIN
+    return np.einsum("tchw,c,hw->t", z.astype(np.float32), holes.numpy(), around_lips(mask, z.shape[-1]))
+
+
+def measure(model: TinyEmo, data: MotionData, basis: MotionBasis, sampling: Sampling, count: int) -> dict[str, float]:
+    """Roll-outs of held-out tracks against the truth: correlation of the mouth's opening and its size, velocity energy
+    of everything and of the mouth (1 is right), opening while nothing is said (0 is right)."""
+    rows: dict[str, list[float]] = {}
+    for k in range(0, len(data.tracks), max(1, len(data.tracks) // count)):
+        track = data.tracks[k]
+        z = roll_out(model, data, k, sampling)
+        true, mask, silent = track.z[: len(z)].astype(np.float32), data.masks[track.portrait], track.silent[: len(z)]
+        made, wanted = opening(z, mask, basis), opening(true, mask, basis)
+        if wanted.std() > 1e-3 and not silent.all():
+            rows.setdefault("val_corr", []).append(float(np.corrcoef(made, wanted)[0, 1]))
+            rows.setdefault("val_opening", []).append(float(made.std() / wanted.std()))
+            if silent.sum() > 8:
+                rows.setdefault("val_silent", []).append(float(made[silent].std() / wanted.std()))
+        speed, wanted_speed = (np.square(np.diff(x, axis=0)).mean((0, 1)) for x in (z, true))
+        lips = around_lips(mask, z.shape[-1]) > 0.5
+        rows.setdefault("val_energy", []).append(float(speed.mean() / wanted_speed.mean()))
+        rows.setdefault("val_energy_mouth", []).append(float(speed[lips].mean() / wanted_speed[lips].mean()))
+    return {name: float(np.mean(values)) for name, values in rows.items()}

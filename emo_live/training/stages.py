@@ -1,0 +1,271 @@
+"""`emo-live train STAGE`: one function a stage, in the order in which they run. They know folders, not how to train.
+
+Everything lies in one work folder (--work, default runs/tiny): sound/, frames/, tracks/, and a folder a trained stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import numpy as np
+import typer
+
+from emo_live.training.pack import Clip, Pack
+from emo_live.training.run import Budget
+
+if TYPE_CHECKING:
+    from emo_live.training.motion_data import MotionData
+
+app = typer.Typer(name="emo-live train", help="Train the tiny model, stage by stage.", add_completion=False)
+
+PackOption = Annotated[Path, typer.Option(help="Data pack: portraits, fitted heads, motion, speech.")]
+WorkOption = Annotated[Path, typer.Option(help="Where shards, checkpoints and logs go.")]
+WhisperOption = Annotated[Path, typer.Option(help="A published whisper-tiny.en checkpoint (.pt).")]
+ShareOption = Annotated[str, typer.Option(help="i/n: the i-th of n processes side by side, from 0.")]
+MinutesOption = Annotated[float, typer.Option(help="Wall-clock budget, over all resumes.")]
+StepsOption = Annotated[int | None, typer.Option(help="Stop after so many steps at the latest.")]
+T = TypeVar("T")
+SPLITS = ("val", "train")
+WORK = Path("runs/tiny")
+FEW = 230  # clips of the one talker who is 95 % of the real motion
+
+
+def chosen_clips(pack: Pack, split: str) -> list[Clip]:
+    """All synthetic speech and some of the real, in a fixed random order, so that any first part is a fair sample."""
+    clips = pack.clips(split)
+    random = np.random.default_rng(1)
+    order = [clips[i] for i in random.permutation(len(clips))]
+    common = [clip for clip in order if clip.voice == "grid_s1"][FEW:]
+    return [clip for clip in order if clip not in common]
+
+
+def of_share(items: list[T], share: str) -> list[T]:
+    index, count = (int(x) for x in share.split("/"))
+    return items[index::count]
+
+
+@app.callback()
+def _stages() -> None:
+    """Train the tiny model, stage by stage."""
+
+
+@app.command()
+def sound(
+    pack: PackOption,
+    whisper: WhisperOption,
+    work: WorkOption = WORK,
+    variants: Annotated[int, typer.Option(help="Clean sound and so many less one like microphones.")] = 3,
+    share: ShareOption = "0/1",
+    seed: int = 0,
+) -> None:
+    """Sound features of every performance."""
+    from emo_live.training.performance import programme
+    from emo_live.training.sound import prepare_sound, whisper_encoder
+
+    opened = Pack(pack)
+    names = [*programme(chosen_clips(opened, "val")), *programme(chosen_clips(opened, "train"))]
+    encoder = whisper_encoder(whisper)
+    prepare_sound(opened, of_share(names, share), work / "sound", encoder, variants=variants, seed=seed)
+
+
+@app.command()
+def frames(
+    pack: PackOption, work: WorkOption = WORK, count: int = 24, share: ShareOption = "0/1", seed: int = 0
+) -> None:
+    """Rendered frames with exact flow, for the autoencoder."""
+    from emo_live.training.puppets import PuppetTheatre
+    from emo_live.training.shards import draw_frames
+
+    opened = Pack(pack)
+    theatre = PuppetTheatre(opened)
+    clips = {split: [clip.name for clip in chosen_clips(opened, split)] for split in SPLITS}
+    every = [(part, name) for part in SPLITS for name in opened.portraits(part)]
+    for split, name in of_share(every, share):
+        if not (work / "frames" / f"{name}.npz").exists():
+            draw_frames(opened, theatre, name, clips[split], work / "frames", count=count, seed=seed)
+
+
+@app.command()
+def basis(pack: PackOption, work: WorkOption = WORK) -> None:
+    """The linear part of the autoencoder: a PCA of the rendered flow."""
+    from emo_live.training.basis import fit_basis, save_basis
+    from emo_live.training.frame_data import load_shards
+
+    fitted, kept = fit_basis(load_shards(work / "frames", Pack(pack).portraits("train")))
+    save_basis(fitted, work / "basis.pt")
+    print(f"the PCA keeps {kept:.4f} of the weighted energy")
+
+
+@app.command()
+def tracks(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    count: Annotated[int, typer.Option(help="Performances of each portrait.")] = 4,
+    share: ShareOption = "0/1",
+    seed: int = 0,
+) -> None:
+    """Motion latents of whole performances, for the diffusion model."""
+    from emo_live.training.basis import load_basis
+    from emo_live.training.puppets import PuppetTheatre
+    from emo_live.training.shards import draw_tracks
+
+    opened = Pack(pack)
+    theatre, fitted = PuppetTheatre(opened), load_basis(work / "basis.pt")
+    for name, performances in of_share(casting(opened), share):
+        if not (work / "tracks" / f"{name}.npz").exists():
+            draw_tracks(opened, theatre, name, performances[:count], fitted, work / "tracks", seed=seed)
+
+
+def casting(pack: Pack) -> list[tuple[str, list[str]]]:
+    """Which portrait plays which performances: every performance once, portraits in a fixed random order."""
+    from emo_live.training.performance import programme
+
+    cast = []
+    for split in SPLITS:
+        names, portraits = programme(chosen_clips(pack, split)), pack.portraits(split)
+        order = np.random.default_rng(3).permutation(len(portraits))
+        cast += [(portraits[i], names[k :: len(portraits)]) for k, i in enumerate(order)]
+    return cast
+
+
+@app.command()
+def autoencoder(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    minutes: MinutesOption = 40,
+    steps: StepsOption = None,
+    batch: int = 8,
+    seed: int = 0,
+) -> None:
+    """Flow decoder and mouth painter."""
+    from emo_live.training import autoencoder as stage
+    from emo_live.training.basis import load_basis
+
+    names = (Pack(pack).portraits("train"), Pack(pack).portraits("val"))
+    budget = Budget(minutes, steps, batch, seed)
+    stage.train(work / "frames", names, load_basis(work / "basis.pt"), work / "autoencoder", budget)
+
+
+def motion_data(pack: Path, work: Path) -> tuple[MotionData, MotionData]:
+    """To train on, and held out."""
+    from emo_live.training.basis import load_basis
+    from emo_live.training.motion_data import MotionData
+
+    opened, basis = Pack(pack), load_basis(work / "basis.pt")
+    data = [MotionData(work, opened.portraits(split), basis, opened.arkit_names) for split in ("train", "val")]
+    return data[0], data[1]
+
+
+@app.command()
+def hearing(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    minutes: MinutesOption = 3,
+    steps: StepsOption = None,
+    batch: int = 64,
+    seed: int = 0,
+) -> None:
+    """The audio projection alone, on mouth shapes."""
+    from emo_live.training.diffusion import train_hearing
+
+    train_hearing(motion_data(pack, work)[0], work / "hearing", Budget(minutes, steps, batch, seed))
+
+
+def teacher(name: str, start: list[str], pack: Path, work: Path, budget: Budget) -> None:
+    from emo_live.training import diffusion
+    from emo_live.training.basis import load_basis
+
+    data, folders = motion_data(pack, work), [work / part for part in start]
+    diffusion.train(diffusion.Stage(name), data, load_basis(work / "basis.pt"), folders, work / name, budget)
+
+
+@app.command()
+def image(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    minutes: MinutesOption = 5,
+    steps: StepsOption = None,
+    batch: int = 48,
+    seed: int = 0,
+) -> None:
+    """Teacher, stage 1: backbone, ReferenceNet and face locator on single frames."""
+    teacher("image", [], pack, work, Budget(minutes, steps, batch, seed))
+
+
+@app.command()
+def video(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    minutes: MinutesOption = 60,
+    steps: StepsOption = None,
+    batch: int = 16,
+    seed: int = 0,
+) -> None:
+    """Teacher, stage 2: with sound, temporal layers and motion frames, on windows."""
+    teacher("video", ["image", "hearing"], pack, work, Budget(minutes, steps, batch, seed))
+
+
+@app.command()
+def speed(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    minutes: MinutesOption = 5,
+    steps: StepsOption = None,
+    batch: int = 16,
+    seed: int = 0,
+) -> None:
+    """Teacher, stage 3: temporal and speed layers only."""
+    teacher("speed", ["image", "hearing", "video"], pack, work, Budget(minutes, steps, batch, seed))
+
+
+@app.command()
+def distil(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    teacher: Annotated[str, typer.Option(help="The stage that the student starts from.")] = "speed",
+    minutes: MinutesOption = 45,
+    steps: StepsOption = None,
+    batch: int = 12,
+    seed: int = 0,
+) -> None:
+    """The one-step student."""
+    from emo_live.training import distil as stage
+    from emo_live.training.basis import load_basis
+
+    basis = load_basis(work / "basis.pt")
+    budget = Budget(minutes, steps, batch, seed)
+    stage.train(motion_data(pack, work), basis, work / teacher, work / "distil", budget)
+
+
+@app.command()
+def export(
+    pack: PackOption,
+    whisper: WhisperOption,
+    work: WorkOption = WORK,
+    student: Annotated[str, typer.Option(help="The stage whose weights ship.")] = "distil",
+    out: Annotated[Path, typer.Option(help="Folder of the model's files.")] = Path("emo_live/assets/tiny"),
+) -> None:
+    """Trained weights to the files that ship."""
+    from emo_live.config import TINY
+    from emo_live.training.autoencoder import Autoencoder
+    from emo_live.training.basis import load_basis
+    from emo_live.training.diffusion import Teacher
+    from emo_live.training.export import Trained, write_model
+    from emo_live.training.pose import fit_pose
+    from emo_live.training.run import load_weights
+    from emo_live.training.sound import whisper_encoder
+
+    painter, emo = Autoencoder(TINY.autoencoder), Teacher(TINY)
+    painter.flow.basis.load_state_dict(load_basis(work / "basis.pt").state_dict())
+    load_weights(painter, work / "autoencoder")
+    load_weights(emo, work / student)
+    basis, readout, explained = fit_pose(motion_data(pack, work)[0])
+    facts = {"student": student, "pose_explained": round(explained, 4)}
+    write_model(Trained(emo, painter, whisper_encoder(whisper), (basis, readout)), out, facts)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a stage; returns the exit code."""
+    result = app(arguments or ["--help"], prog_name="emo-live train", standalone_mode=False)
+    return result if isinstance(result, int) else 0
