@@ -62,7 +62,7 @@ class NoiseSchedule:
         Where `steps` does not divide the training steps it misses the next timestep, and with 6 (EchoMimic's
         accelerated sampler) it ends at timestep 0 with its rest of noise, not at -1.
         """
-        return [max(t - self.train_steps // steps, -1) for t in self.trailing(steps)]
+        return [t - self.train_steps // steps for t in self.trailing(steps)]
 
 
 def guided(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Compact weight files: large matrices and kernels as 8-bit integers with a scale a row, everything else as half floats.
+"""Compact weight files: large matrices and kernels as 8-bit integers with a scale a row, all else as half floats.
 
 A state dict that went through `compacted` holds exactly the values that its file gives back, so every runtime that is
 fed from it computes with the same weights.
@@ -43,8 +43,8 @@ def unpack_state(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     """Inverse of pack_state, in float32."""
     state: dict[str, Tensor] = {}
     for name, value in packed.items():
-        if name.endswith(_SCALE):
-            continue
+        if name.endswith(_SCALE) and name.removesuffix(_SCALE) in packed:
+            continue  # belongs to another tensor; a tensor may have that name of its own
         scale = packed.get(name + _SCALE)
         if scale is not None:
             value = value.float() * scale

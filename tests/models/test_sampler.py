@@ -93,3 +93,7 @@ def test_timesteps(schedule: NoiseSchedule, steps: int, timesteps: list[int], pu
 @pytest.mark.parametrize(("scale", "expected"), [(0.0, 2.0), (1.0, 3.0), (3.5, 5.5), (-1.0, 1.0)])
 def test_guidance(scale: float, expected: float) -> None:
     assert guided(torch.tensor(2.0), torch.tensor(3.0), scale).item() == expected
+
+
+def test_published_targets_stay_in_the_schedule(schedule: NoiseSchedule) -> None:
+    assert all(min(schedule.published_targets(steps)) in (-1, 0) for steps in range(1, 101))

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from emo_live.config import TINY, SpeedConfig
 from emo_live.models.speed import SpeedEncoder
@@ -38,6 +39,13 @@ def test_a_frame_reads_its_neighbours_and_no_others() -> None:
             other[0, place] += 1
             changed = not torch.equal(encoder(other)[0, frame], features[0, frame])
             assert changed == (frame <= place <= frame + 2)
+
+
+def test_features_are_memberships_frame_after_frame() -> None:
+    encoder, velocity = SpeedEncoder(CONFIG), torch.arange(7.0)[None]
+    encoder.mlp = nn.ModuleList()
+    buckets = encoder.buckets(velocity)
+    torch.testing.assert_close(encoder(velocity), torch.cat([buckets[:, i : i + 5] for i in range(3)], 2))
 
 
 def test_tiny_buckets_are_ordered_and_overlap() -> None:
