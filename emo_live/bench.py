@@ -46,7 +46,7 @@ class EndToEndRow:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """stages: milliseconds a frame in windows of 8 frames; end_to_end: whole renderings, sound decoding and encoding included."""
+    """stages: ms a frame in windows of 8 frames; end_to_end: whole renderings, decoding and encoding included."""
 
     machine: dict[str, Any]
     precision: str

@@ -1,7 +1,7 @@
 """A portrait and a speech file become a video file: the live engine without the clock.
 
-One thread decodes sound and runs the rolling window, a second one encodes; a bounded queue lies between them, so memory is
-constant for any length. Cancelling the task stops both and removes the unfinished file.
+One thread decodes sound and runs the rolling window, a second one encodes; a few MB at most wait between them, so
+memory is constant for any length. Cancelling the task stops both and removes the unfinished file.
 """
 
 from __future__ import annotations
@@ -9,35 +9,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from emo_live.audio.framer import Framer
 from emo_live.audio.source import AudioFile, to_mono
-from emo_live.errors import BadInputError, EngineError
-from emo_live.transport.file import VideoFileWriter
-from emo_live.types import FPS, Progress, ProgressCallback, UInt8
+from emo_live.avatar import Avatar
+from emo_live.engine.base import Engine
+from emo_live.engine.pictures import check_size
+from emo_live.engine.schedule import check_steps
+from emo_live.engine.window import DEFAULT_SPEED, DEFAULT_STEPS, OFFLINE, Controls, RollingWindow
+from emo_live.errors import BadInputError
+from emo_live.face.portrait import PictureSource
+from emo_live.transport.background import BackgroundWriter
+from emo_live.transport.file import VideoFileWriter, check_output
+from emo_live.types import FPS, Float32, Progress, ProgressCallback, Stage, UInt8
 
-if TYPE_CHECKING:
-    from emo_live.avatar import Avatar
-    from emo_live.engine.window import RollingWindow
-
-QUEUE_ITEMS = 64  # about two seconds of pictures between engine and encoder
-WAIT_S = 0.2  # how long a full or empty queue is waited for before looking whether the other side still lives
 MARK = "AI-generated: talking avatar made with emo_live from one portrait and a sound file"
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class RenderOptions:
-    """size: 256 or 512 px; full_frame: the face goes back into the whole picture; speed: head velocity in degrees a second
-    (None: the model's usual); motion: strength of head motion, 1 as generated; steps: denoising steps (None: the model's)."""
+    """How to render. Raises BadInputError for values that cannot be used.
+
+    size: 256 or 512 px, the side of the square video. full_frame: the face goes back into the whole picture, at its
+    own resolution. speed: head velocity in degrees a second (None: the model's usual). motion: strength of head
+    motion, 1 as generated. seed: another one gives another performance. steps: denoising steps (None: the model's
+    usual). largest_face: of several faces take the largest. threads: of the engine (None: two, or what there is).
+    """
 
     size: int = 512
     full_frame: bool = False
@@ -46,14 +50,33 @@ class RenderOptions:
     seed: int = 0
     steps: int | None = None
     overwrite: bool = False
+    largest_face: bool = False
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        check_steps(self.n_steps)
+        _ = self.controls
+        if not 0 <= self.seed <= MAX_SEED:
+            raise BadInputError(f"seed must be 0 to {MAX_SEED}, not {self.seed}")
+        if self.threads is not None and self.threads < 1:
+            raise BadInputError(f"threads must be 1 or more, not {self.threads}")
+
+    @property
+    def controls(self) -> Controls:
+        return Controls(DEFAULT_SPEED if self.speed is None else self.speed, self.motion)
+
+    @property
+    def n_steps(self) -> int:
+        return DEFAULT_STEPS if self.steps is None else self.steps
 
 
 @dataclass(frozen=True, slots=True)
 class RenderResult:
-    """damage: where and why the sound broke off, if it did; the video ends there."""
+    """What was rendered. damage: where and why the sound broke off, if it did; the video ends there."""
 
     path: Path
+    avatar_id: str
     frames: int
     duration_s: float
     elapsed_s: float
@@ -62,180 +85,163 @@ class RenderResult:
     damage: str | None
 
 
+# Entering it may start loading in the background; its value makes an engine for an avatar.
+EngineOpener = Callable[[RenderOptions], AbstractContextManager[Callable[[Avatar], Engine]]]
+
+
 async def render(
-    avatar: Avatar,
+    portrait: Avatar | PictureSource,
     audio: str | os.PathLike[str],
     out: str | os.PathLike[str],
     options: RenderOptions | None = None,
     *,
     progress: ProgressCallback | None = None,
+    engine: EngineOpener | None = None,
 ) -> RenderResult:
-    """Renders `audio` with `avatar` into `out` (.mp4 or .webm). progress is called from a worker thread.
+    """Render the sound of `audio`, spoken by the portrait, into `out` (.mp4 or .webm).
 
-    Raises BadInputError for anything unusable, EngineError if the model fails. Cancelling removes the unfinished file.
+    portrait: an Avatar, or anything that becomes one: the path of an avatar file, any picture. progress is called from
+    a worker thread. engine: another one than the tiny model. Raises BadInputError for anything unusable, EngineError if
+    the model fails. Cancelling removes the unfinished file before CancelledError is raised.
     """
-    stop = threading.Event()
-    work = asyncio.ensure_future(
-        asyncio.to_thread(_render, avatar, Path(audio), Path(out), options or RenderOptions(), progress, stop)
-    )
+    job = _Job(portrait, Path(audio), Path(out), options or RenderOptions(), progress, engine or tiny_engine)
+    work = asyncio.ensure_future(asyncio.to_thread(job.run))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        stop.set()
-        with contextlib.suppress(_StoppedError):
-            await work
+        job.stop.set()
+        while not work.done():  # however often this is cancelled: the thread must have tidied up
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        work.exception()  # has been seen
         raise
+
+
+@contextlib.contextmanager
+def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
+    """The shipped model on OpenVINO: compiles in the background while the caller looks for the face."""
+    from emo_live.engine.backend_openvino import OpenVinoBackend
+
+    backend = OpenVinoBackend(threads=options.threads or min(2, os.cpu_count() or 1))
+    try:
+        backend.warm(OFFLINE.lengths)
+        yield lambda avatar: RollingWindow(
+            backend,
+            backend.prepare(avatar),
+            size=options.size,
+            full_frame=options.full_frame,
+            seed=options.seed,
+            steps=options.n_steps,
+            controls=options.controls,
+        )
+    finally:
+        backend.close()
 
 
 class _StoppedError(Exception):
     """Ends the worker after the caller was cancelled."""
 
 
-def _render(
-    avatar: Avatar,
-    audio: Path,
-    out: Path,
-    options: RenderOptions,
-    progress: ProgressCallback | None,
-    stop: threading.Event,
-) -> RenderResult:
-    started = time.monotonic()
-    pictures = _Pictures(avatar, options)
-    height, width = pictures.shape
-    first_frame_s = 0.0
-    frames = 0
-    with contextlib.ExitStack() as stack:
-        source = stack.enter_context(AudioFile(audio))
-        writer = stack.enter_context(
-            VideoFileWriter(
-                out,
-                width=width,
-                height=height,
-                rate_hz=source.rate_hz,
-                channels=source.channels,
-                overwrite=options.overwrite,
-                metadata={"comment": MARK},
-            )
+@dataclass
+class _Job:
+    """One rendering, on the thread that calls run()."""
+
+    portrait: Avatar | PictureSource
+    audio: Path
+    out: Path
+    options: RenderOptions
+    progress: ProgressCallback | None
+    engine: EngineOpener
+
+    def __post_init__(self) -> None:
+        self.stop = threading.Event()
+        self._total: int | None = None
+        self._frames = 0
+        self._first_frame_s = 0.0
+
+    def run(self) -> RenderResult:
+        started = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            # What fails quickly comes first, before the model is loaded.
+            source = stack.enter_context(AudioFile(self.audio))
+            check_output(self.out, overwrite=self.options.overwrite)
+            self._total = None if source.duration_s is None else round(source.duration_s * FPS)
+            self._report("prepare")
+            make_engine = stack.enter_context(self.engine(self.options))
+            avatar = self._avatar()
+            self._check_stopped()
+            engine = make_engine(avatar)
+            writer = stack.enter_context(self._writer(source, engine))
+            with BackgroundWriter(writer) as background:
+                for sound, videos in _pieces(source, engine):
+                    if sound is not None:
+                        background.write_audio(sound)
+                    self._pass_on(videos, background, started)
+                self._report("finish")
+            self._check_stopped()
+            writer.close()
+        elapsed_s = time.monotonic() - started
+        seconds = self._frames / FPS
+        return RenderResult(
+            path=self.out,
+            avatar_id=avatar.id,
+            frames=self._frames,
+            duration_s=seconds,
+            elapsed_s=elapsed_s,
+            first_frame_s=self._first_frame_s,
+            times_real_time=seconds / elapsed_s,
+            damage=source.damage,
         )
-        total = round(source.duration_s * FPS) if source.duration_s else None
-        if progress:
-            progress(Progress("prepare", 0, total))
-        stack.callback(pictures.close)
-        pictures.open()
-        encoder = stack.enter_context(_Encoder(writer))
-        for sound, videos in _generate(source, pictures):
-            if stop.is_set():
-                raise _StoppedError
-            if sound is not None:
-                encoder.put(lambda pcm=sound: writer.write_audio(pcm))
-            for video in videos:
-                first_frame_s = first_frame_s or time.monotonic() - started
-                encoder.put(lambda picture=video: writer.write_video(picture))
-                frames += 1
-            if progress and videos:
-                progress(Progress("render", frames, total))
-        if progress:
-            progress(Progress("finish", frames, total))
-        encoder.finish()
-        writer.close()
-    elapsed = time.monotonic() - started
-    return RenderResult(out, frames, frames / FPS, elapsed, first_frame_s, frames / FPS / elapsed, source.damage)
+
+    def _avatar(self) -> Avatar:
+        portrait, largest_face = self.portrait, self.options.largest_face
+        if isinstance(portrait, Avatar):
+            return portrait
+        if isinstance(portrait, (str, os.PathLike)):
+            return Avatar.open(portrait, largest_face=largest_face)
+        return Avatar.prepare(portrait, largest_face=largest_face)
+
+    def _writer(self, source: AudioFile, engine: Engine) -> VideoFileWriter:
+        height, width = engine.shape
+        return VideoFileWriter(
+            self.out,
+            width=width,
+            height=height,
+            rate_hz=source.rate_hz,
+            channels=source.channels,
+            overwrite=self.options.overwrite,
+            metadata={"comment": MARK},
+        )
+
+    def _pass_on(self, videos: list[UInt8], background: BackgroundWriter, started: float) -> None:
+        self._check_stopped()
+        if not videos:
+            return
+        self._first_frame_s = self._first_frame_s or time.monotonic() - started
+        for video in videos:
+            background.write_video(video)
+        self._frames += len(videos)
+        self._report("render")
+
+    def _report(self, stage: Stage) -> None:
+        if self.progress is not None:
+            self.progress(Progress(stage, self._frames, self._total))
+
+    def _check_stopped(self) -> None:
+        if self.stop.is_set():
+            raise _StoppedError
 
 
-def _generate(source: AudioFile, pictures: _Pictures) -> Iterator[tuple[np.ndarray | None, list[UInt8]]]:
-    """Sound chunks as they are read, and the pictures that they made possible."""
-    framer, window = Framer(source.rate_hz), pictures.window
+def _pieces(source: AudioFile, engine: Engine) -> Iterator[tuple[Float32 | None, list[UInt8]]]:
+    """Sound as it is read, each piece before the pictures that it makes possible."""
+    framer = Framer(source.rate_hz)
     for chunk in source.chunks():
-        videos: list[UInt8] = []
+        yield chunk, []
         for step in framer.push(to_mono(chunk)):
-            window.push(step.model)
-            videos += [frame.video for frame in window.frames()]
-        yield chunk, [pictures.finish(video) for video in videos]
+            engine.push(step.model)
+            yield None, [frame.video for frame in engine.frames()]
     for step in framer.flush():
-        window.push(step.model)
-        yield None, [pictures.finish(frame.video) for frame in window.frames()]
-    window.finish()
-    yield None, [pictures.finish(frame.video) for frame in window.frames()]
-
-
-class _Pictures:
-    """The engine of one rendering, opened late: bad sound and bad output names are refused before it is loaded."""
-
-    def __init__(self, avatar: Avatar, options: RenderOptions):
-        from emo_live.engine.window import DEFAULT_SPEED, Controls
-
-        self.avatar, self.options = avatar, options
-        self.controls = Controls(DEFAULT_SPEED if options.speed is None else options.speed, options.motion)
-        if options.size not in (256, 512):
-            raise BadInputError(f"size must be 256 or 512, not {options.size}")
-        self.shape = (options.size, options.size)
-        self._close: Callable[[], None] = lambda: None
-
-    def open(self) -> None:
-        from emo_live.engine.backend_openvino import OpenVinoBackend
-        from emo_live.engine.window import DEFAULT_STEPS, OFFLINE, RollingWindow
-
-        backend = OpenVinoBackend(threads=self.options.threads or min(2, os.cpu_count() or 1))
-        self._close = backend.close
-        backend.warm(OFFLINE.lengths)
-        steps = DEFAULT_STEPS if self.options.steps is None else self.options.steps
-        self.window: RollingWindow = RollingWindow(
-            backend,
-            backend.prepare(self.avatar),
-            size=self.options.size,
-            seed=self.options.seed,
-            steps=steps,
-            controls=self.controls,
-        )
-
-    def finish(self, video: UInt8) -> UInt8:
-        return video
-
-    def close(self) -> None:
-        self._close()
-
-
-class _Encoder:
-    """A thread that carries out writes in order. A failure in it is raised by the next put() or by finish()."""
-
-    def __init__(self, writer: VideoFileWriter):
-        self.writer = writer
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_ITEMS)
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="emo-live-encode", daemon=True)
-
-    def __enter__(self) -> _Encoder:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._failure = self._failure or _StoppedError()
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Full):
-                self._jobs.put(None, timeout=WAIT_S)
-            self._thread.join(WAIT_S)
-
-    def put(self, job: Callable[[], None]) -> None:
-        while True:
-            if self._failure is not None:
-                raise self._failure
-            if not self._thread.is_alive():
-                raise EngineError("the encoder ended unexpectedly: please report this")
-            with contextlib.suppress(queue.Full):
-                return self._jobs.put(job, timeout=WAIT_S)
-
-    def finish(self) -> None:
-        self.put(lambda: None)
-        self._jobs.put(None)
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if self._failure is not None:
-                continue
-            try:
-                job()
-            except BaseException as error:  # raised again on the engine's thread
-                self._failure = error
+        engine.push(step.model)
+        yield None, [frame.video for frame in engine.frames()]
+    engine.finish()
+    yield None, [frame.video for frame in engine.frames()]

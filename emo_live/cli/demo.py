@@ -26,7 +26,7 @@ def command(
     from emo_live.render import RenderOptions
 
     options = RenderOptions(overwrite=overwrite)
-    carry_out(bundled(PORTRAIT), bundled(GREETING), out, options, largest_face=False, quiet=quiet, as_json=as_json)
+    carry_out(bundled(PORTRAIT), bundled(GREETING), out, options, quiet=quiet, as_json=as_json)
 
 
 def bundled(pattern: str) -> Path:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 from collections.abc import Coroutine
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -14,13 +15,12 @@ import typer
 
 from emo_live.cli.options import Json, LargestFace, Overwrite, Quiet
 from emo_live.cli.progress import reporting
-from emo_live.errors import BadInputError
 
 if TYPE_CHECKING:
-    from emo_live.render import RenderOptions, RenderResult
+    from emo_live.render import RenderOptions
 
-SIZES = (256, 512)
-_TERMINATED = 128 + 15  # what a shell reports for a process ended by SIGTERM
+# What ends the command besides Ctrl-C; a shell reports 128 + the number.
+_ENDING = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 
 T = TypeVar("T")
 
@@ -32,39 +32,42 @@ def command(
     size: Annotated[int, typer.Option(help="Side of the square video in px: 256 or 512.")] = 512,
     full_frame: Annotated[bool, typer.Option("--full-frame", help="Keep the whole picture around the face.")] = False,
     speed: Annotated[
-        float | None, typer.Option(help="How fast the head moves, degrees a second (default: free).")
+        float | None,
+        typer.Option(help="How fast the head moves: 0 to 30 degrees a second (default: the model's usual)."),
     ] = None,
-    motion: Annotated[float, typer.Option(help="Strength of the motion, 1 = as generated.", min=0.0)] = 1.0,
-    seed: Annotated[int, typer.Option(help="Another seed, another performance.", min=0)] = 0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps (default: the model's own).", min=1)] = None,
+    motion: Annotated[float, typer.Option(help="Strength of head motion: 0 to 2, 1 as generated.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Another seed, another performance.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps: 1 to 8 (default: the model's usual).")] = None,
     overwrite: Overwrite = False,
     largest_face: LargestFace = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Turn a portrait and a speech file into a talking video."""
-    if size not in SIZES:
-        raise BadInputError(f"--size {size} is not available: use {' or '.join(map(str, SIZES))}")
     from emo_live.render import RenderOptions
 
     options = RenderOptions(
-        size=size, full_frame=full_frame, speed=speed, motion=motion, seed=seed, steps=steps, overwrite=overwrite
+        size=size,
+        full_frame=full_frame,
+        speed=speed,
+        motion=motion,
+        seed=seed,
+        steps=steps,
+        overwrite=overwrite,
+        largest_face=largest_face,
     )
-    carry_out(portrait, audio, out, options, largest_face=largest_face, quiet=quiet, as_json=as_json)
+    carry_out(portrait, audio, out, options, quiet=quiet, as_json=as_json)
 
 
-def carry_out(
-    portrait: Path, audio: Path, out: Path, options: RenderOptions, *, largest_face: bool, quiet: bool, as_json: bool
-) -> None:
+def carry_out(portrait: Path, audio: Path, out: Path, options: RenderOptions, *, quiet: bool, as_json: bool) -> None:
     """Render, show the progress and print the outcome. Raises EmoLiveError; Ctrl-C and SIGTERM leave no file."""
-    from emo_live.avatar import Avatar
     from emo_live.render import render
 
     with reporting(quiet=quiet or as_json) as progress:
-        avatar = Avatar.open(portrait, largest_face=largest_face)
-        result = run_until_stopped(render(avatar, audio, out, options, progress=progress))
+        result = run_until_stopped(render(portrait, audio, out, options, progress=progress))
     if as_json:
-        typer.echo(json.dumps({**_as_dict(result), "avatar": avatar.id, "size": options.size, "seed": options.seed}))
+        outcome = {**asdict(result), "path": str(result.path.absolute()), "size": options.size, "seed": options.seed}
+        typer.echo(json.dumps(outcome))
         return
     if result.damage is not None:
         typer.echo(f"warning: {result.damage}", err=True)
@@ -76,28 +79,23 @@ def carry_out(
 
 
 def run_until_stopped(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine; Ctrl-C and SIGTERM cancel it and let it tidy up before this raises."""
+    """Run a coroutine; Ctrl-C and the signals that end a process cancel it and let it tidy up before this raises."""
+    received: list[int] = []
 
     async def guarded() -> T:
         task = asyncio.current_task()
-        assert task is not None
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        assert task is not None, "asyncio.run makes a task"
+
+        def stop(number: int) -> None:
+            received.append(number)
+            task.cancel()
+
+        for number in _ENDING:
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
         return await work
 
     try:
         return asyncio.run(guarded())
     except asyncio.CancelledError:
-        raise typer.Exit(_TERMINATED) from None
-
-
-def _as_dict(result: RenderResult) -> dict[str, object]:
-    return {
-        "path": str(result.path.absolute()),
-        "frames": result.frames,
-        "duration_s": result.duration_s,
-        "elapsed_s": result.elapsed_s,
-        "first_frame_s": result.first_frame_s,
-        "times_real_time": result.times_real_time,
-        "damage": result.damage,
-    }
+        raise typer.Exit(128 + received[0] if received else 1) from None

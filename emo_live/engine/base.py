@@ -67,7 +67,12 @@ class EngineFrame:
 
 
 class Engine(Protocol):
-    """Speech in steps of 640 samples in, pictures in the same number out. Not thread-safe; one session each."""
+    """Speech in steps of 640 samples in, pictures in the same number out. Not thread-safe; one session each.
+
+    shape: (H, W) of the pictures.
+    """
+
+    shape: tuple[int, int]
 
     def push(self, pcm: Float32) -> None: ...
 

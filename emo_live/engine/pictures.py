@@ -24,14 +24,20 @@ _FLOW_STEP = PORTRAIT_SIZE // FLOW_SIZE
 _REACH_PX = 64  # from how far outside the mouth's square its pixels may come
 
 
+def check_size(size: int) -> None:
+    """Raise BadInputError unless square pictures of that size can be made."""
+    if size not in SIZES:
+        raise BadInputError(f"size must be {' or '.join(map(str, SIZES))}, not {size}")
+
+
 class PictureMaker:
     """One per session. size: 256 or 512, the square's side; full_frame: the whole picture instead, at its own size."""
 
     def __init__(self, backend: Backend, avatar: Prepared, size: int, *, full_frame: bool = False):
-        if size not in SIZES:
-            raise BadInputError(f"size must be {' or '.join(map(str, SIZES))}, not {size}")
+        check_size(size)
         self.backend, self.avatar = backend, avatar
         self._canvas = _Whole(avatar) if full_frame else _Square(avatar, size)
+        self.shape = self._canvas.shape
         self._mouth = _mouth_mover(avatar)
 
     def make(self, latents: Float32) -> list[UInt8]:
@@ -61,14 +67,14 @@ class _Square:
     """The crop as a canvas of 256 or 512 px."""
 
     def __init__(self, avatar: Prepared, size: int):
-        self._size = size
+        self.shape = (size, size)
         self._scale = PORTRAIT_SIZE // size
         self._mover = Mover(_reduced(avatar.portrait, self._scale))
         self._origin = avatar.mouth_origin
 
     def draw(self, flow: Float32, square: UInt8, paint: Float32) -> UInt8:
         """flow: (2, 128, 128) px of 128; square: (144, 144, 3), the moved mouth at 512 px; paint: (4, 144, 144)."""
-        size, scale = self._size, self._scale
+        size, scale = self.shape[0], self._scale
         picture = self._mover(enlarge(flow * np.float32(size / FLOW_SIZE), size, size))
         colour = (paint[:3].transpose(1, 2, 0) + 1) * np.float32(127.5)
         mixed = np.clip(square + paint[3][:, :, None] * (colour - square) + np.float32(0.5), 0, 255).astype(np.uint8)
@@ -83,6 +89,7 @@ class _Whole:
 
     def __init__(self, avatar: Prepared):
         self._frame = FullFrame(avatar.avatar, avatar.mouth_origin, MOUTH_SIZE)
+        self.shape = self._frame.shape
 
     def draw(self, flow: Float32, square: UInt8, paint: Float32) -> UInt8:
         """As `_Square.draw`, without the square: the mouth is moved at the picture's own resolution."""

@@ -30,10 +30,15 @@ def alpha_bar(config: ScheduleConfig) -> np.ndarray:
     return out
 
 
+def check_steps(steps: int) -> None:
+    """Raise BadInputError unless the sampler can take that many steps."""
+    if not 1 <= steps <= MAX_STEPS:
+        raise BadInputError(f"steps must be 1 to {MAX_STEPS}, not {steps}")
+
+
 class FewStepSampler:
     def __init__(self, config: ScheduleConfig, steps: int):
-        if not 1 <= steps <= MAX_STEPS:
-            raise BadInputError(f"steps must be 1 to {MAX_STEPS}, not {steps}")
+        check_steps(steps)
         bar = alpha_bar(config)
         stride = config.train_steps / steps
         self.timesteps = [round(config.train_steps - i * stride) - 1 for i in range(steps)]

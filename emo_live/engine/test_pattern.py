@@ -26,7 +26,7 @@ class TestPatternEngine:
     def __init__(self, size: int = 256, latency: int = 2):
         if size < BARS:
             raise BadInputError(f"a test pattern needs at least {BARS} px, not {size}")
-        self.size, self.latency, self.index = size, latency, 0
+        self.shape, self.latency, self.index = (size, size), latency, 0
         self._waiting: deque[int] = deque()
         self._pushed, self._finished, self._cancelled = 0, False, False
 
@@ -42,7 +42,7 @@ class TestPatternEngine:
         done = []
         while self._waiting and not self._cancelled and (self._finished or len(self._waiting) > self.latency):
             self.index = self._waiting.popleft() + 1
-            done.append(EngineFrame(self.index - 1, picture(self.index - 1, self.size), beep(self.index - 1)))
+            done.append(EngineFrame(self.index - 1, picture(self.index - 1, self.shape[0]), beep(self.index - 1)))
         return done
 
     def cancel(self) -> None:

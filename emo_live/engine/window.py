@@ -78,6 +78,7 @@ class RollingWindow:
         self.controls = controls or Controls()
         self.sampler = FewStepSampler(TINY.emo.schedule, steps)
         self.pictures = PictureMaker(backend, avatar, size, full_frame=full_frame)
+        self.shape = self.pictures.shape
         self._cancelled = threading.Event()
         self._shape = (TINY.autoencoder.latent_channels, TINY.autoencoder.latent_size, TINY.autoencoder.latent_size)
         self._noise = FrameNoise(seed, self._shape)

@@ -29,7 +29,7 @@ class FullFrame:
 
     def __init__(self, avatar: Avatar, mouth_origin: tuple[int, int], mouth_px: int) -> None:
         affine = avatar.crop_to_picture
-        self.shape = avatar.picture.shape[:2]
+        self.shape: tuple[int, int] = (avatar.picture.shape[0], avatar.picture.shape[1])
         self._picture = avatar.picture
         self._side = max(1, round(CROP_PX * scale_of(affine)))
         self._slices = region(affine, *self.shape)

@@ -294,26 +294,47 @@ def _choose_format(path: Path) -> _Format:
     return form
 
 
+def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raise BadInputError where VideoFileWriter would at once, for those who have a long way to go until then."""
+    path = Path(path)
+    _choose_format(path)
+    target = Path(os.path.realpath(path))
+    with _refusals(path, target):
+        _check_target(path, target, overwrite)
+
+
+def _check_target(path: Path, target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise BadInputError(f"{path} is a folder: give the name of a file in it")
+    if target.exists():
+        if not target.is_file():
+            raise BadInputError(f"{path} is not an ordinary file: choose another name")
+        if not overwrite:
+            raise BadInputError(f"{path} exists already: choose another name or allow overwriting (--overwrite)")
+    if not target.parent.is_dir():
+        raise BadInputError(f"there is no folder {target.parent}: create it or choose another one")
+    if not os.access(target.parent, os.W_OK):
+        raise BadInputError(f"{path} cannot be written (permission denied): choose another folder")
+
+
 def _reserve(path: Path, target: Path, overwrite: bool) -> Path:
     """Check that `target` may be written, and create the hidden temporary file beside it."""
-    folder = target.parent
-    try:
-        if target.is_dir():
-            raise BadInputError(f"{path} is a folder: give the name of a file in it")
-        if target.exists():
-            if not target.is_file():
-                raise BadInputError(f"{path} is not an ordinary file: choose another name")
-            if not overwrite:
-                raise BadInputError(f"{path} exists already: choose another name or allow overwriting (--overwrite)")
-        if not folder.is_dir():
-            raise BadInputError(f"there is no folder {folder}: create it or choose another one")
-        temporary = folder / f".emo-live-{secrets.token_hex(6)}{target.suffix}.part"
+    with _refusals(path, target):
+        _check_target(path, target, overwrite)
+        temporary = target.parent / f".emo-live-{secrets.token_hex(6)}{target.suffix}.part"
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return temporary
+
+
+@contextlib.contextmanager
+def _refusals(path: Path, target: Path) -> Iterator[None]:
+    """Turn what the system says before anything is written into one line."""
+    try:
+        yield
     except OSError as error:
         if error.errno in _FULL_DISK_ERRNOS:
-            raise BadInputError(f"disk full: {folder} has no room for {path.name}, free some space") from error
+            raise BadInputError(f"disk full: {target.parent} has no room for {path.name}, free some space") from error
         raise BadInputError(f"{path} cannot be written ({_reason(error)}): choose another folder") from error
-    return temporary
 
 
 def _reason(error: Exception) -> str:

@@ -32,13 +32,14 @@ class FakeRender:
         self.error: BaseException | None = None
         self.damage: str | None = None
 
-    async def render(self, avatar: Any, audio: Path, out: Path, options: Any, *, progress: Any = None) -> Any:
-        self.calls.append(SimpleNamespace(avatar=avatar, audio=audio, out=out, options=options, progress=progress))
+    async def render(self, portrait: Any, audio: Path, out: Path, options: Any, *, progress: Any = None) -> Any:
+        self.calls.append(SimpleNamespace(portrait=portrait, audio=audio, out=out, options=options, progress=progress))
         if self.error is not None:
             raise self.error
         await asyncio.sleep(0)
-        return SimpleNamespace(
+        return sys.modules["emo_live.render"].RenderResult(
             path=out,
+            avatar_id="abc",
             frames=50,
             duration_s=2.0,
             elapsed_s=1.0,
@@ -47,9 +48,6 @@ class FakeRender:
             damage=self.damage,
         )
 
-    def open(self, path: Path, *, largest_face: bool = False) -> Any:
-        return SimpleNamespace(id="abc", path=path, largest_face=largest_face)
-
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRender:
@@ -57,7 +55,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRender:
 
     fake = FakeRender()
     monkeypatch.setattr(sys.modules["emo_live.render"], "render", fake.render)
-    monkeypatch.setattr(emo_live.avatar.Avatar, "open", fake.open)
     return fake
 
 
@@ -65,17 +62,15 @@ def test_render_hands_on_every_option(fake: FakeRender) -> None:
     flags = ["--size", "256", "--full-frame", "--speed", "4.5", "--motion", "0.8", "--seed", "7", "--steps", "2"]
     assert main([*RENDER, *flags, "--overwrite", "--largest-face"]) == 0
     (call,) = fake.calls
-    assert (call.audio, call.out) == (Path("hello.wav"), Path("talk.mp4"))
-    assert (call.avatar.path, call.avatar.largest_face) == (Path("me.jpg"), True)
-    options = call.options
-    assert (options.size, options.full_frame, options.speed, options.motion) == (256, True, 4.5, 0.8)
-    assert (options.seed, options.steps, options.overwrite) == (7, 2, True)
+    assert (call.portrait, call.audio, call.out) == (Path("me.jpg"), Path("hello.wav"), Path("talk.mp4"))
+    assert call.options == sys.modules["emo_live.render"].RenderOptions(
+        size=256, full_frame=True, speed=4.5, motion=0.8, seed=7, steps=2, overwrite=True, largest_face=True
+    )
 
 
 def test_render_defaults_are_the_library_s(fake: FakeRender) -> None:
     assert main(RENDER) == 0
     assert fake.calls[0].options == sys.modules["emo_live.render"].RenderOptions()
-    assert fake.calls[0].avatar.largest_face is False
 
 
 def test_render_says_where_and_how_fast(fake: FakeRender, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +96,7 @@ def test_json_is_one_object_and_nothing_else(fake: FakeRender, capsys: pytest.Ca
     said = capsys.readouterr()
     report = json.loads(said.out)
     assert said.err == ""
-    assert (report["frames"], report["seed"], report["avatar"], report["damage"]) == (50, 3, "abc", fake.damage)
+    assert (report["frames"], report["seed"], report["avatar_id"], report["damage"]) == (50, 3, "abc", fake.damage)
     assert report["path"] == str(Path("talk.mp4").absolute())
 
 
@@ -118,8 +113,11 @@ def test_bad_input_is_one_line_and_code_2(fake: FakeRender, capsys: pytest.Captu
         (["render", "--portrait", "me.jpg"], "--audio"),
         ([*RENDER, "--size", "300"], "256 or 512"),
         ([*RENDER, "--size", "big"], "--size"),
-        ([*RENDER, "--motion", "-1"], "--motion"),
-        ([*RENDER, "--steps", "0"], "--steps"),
+        ([*RENDER, "--motion", "-1"], "motion is a strength of 0 to 2"),
+        ([*RENDER, "--motion", "nan"], "motion is a strength"),
+        ([*RENDER, "--speed", "31"], "0 to 30 degrees"),
+        ([*RENDER, "--steps", "0"], "1 to 8"),
+        ([*RENDER, "--seed", "-1"], "seed must be"),
         ([*RENDER, "--frobnicate"], "--frobnicate"),
         (["enroll"], "PICTURE"),
         (["bench", "--seconds", "0"], "--seconds"),
@@ -150,10 +148,10 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 STOPPED = """
 import asyncio, pathlib, sys
-import emo_live.avatar, emo_live.render
+import emo_live.render
 from emo_live.cli import main
 
-async def render(avatar, audio, out, options, *, progress=None):
+async def render(portrait, audio, out, options, *, progress=None):
     pathlib.Path(out).write_text("half")
     try:
         print("started", flush=True)
@@ -162,12 +160,11 @@ async def render(avatar, audio, out, options, *, progress=None):
         pathlib.Path(out).unlink()
 
 sys.modules["emo_live.render"].render = render
-emo_live.avatar.Avatar.open = classmethod(lambda cls, path, largest_face=False: None)
 sys.exit(main(["render", "--portrait", "a", "--audio", "b", "--out", sys.argv[1]]))
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_stopping_leaves_no_file(number: signal.Signals, code: int, tmp_path: Path) -> None:
     out = tmp_path / "talk.mp4"
     command = [sys.executable, "-c", STOPPED, str(out)]
@@ -236,7 +233,7 @@ def test_enroll_writes_beside_the_picture(monkeypatch: pytest.MonkeyPatch, capsy
 def test_demo_uses_what_is_bundled(fake: FakeRender, tmp_path: Path) -> None:
     assert main(["demo", "--out", str(tmp_path / "d.webm")]) == 0
     (call,) = fake.calls
-    assert call.avatar.path.name.startswith("faker_") and call.avatar.path.is_file()
+    assert call.portrait.name.startswith("faker_") and call.portrait.is_file()
     assert call.audio.stem == "greeting" and call.audio.is_file()
     assert call.out == tmp_path / "d.webm"
     assert call.options.overwrite is False

@@ -24,10 +24,10 @@ ALLOWED: dict[str, set[str]] = {
     "avatar": {"face", "avatar_file"},
     "transport": {"media"},
     "engine": {"models", "avatar", "audio", "face", "media"},
-    "render": {"engine", "audio", "media", "avatar", "transport"},
+    "render": {"engine", "audio", "media", "avatar", "face", "transport"},
     "session": {"engine", "audio", "media", "avatar"},
     "bench": {"render", "engine", "audio", "media", "avatar", "transport"},
-    "training": {"models", "engine", "audio", "media", "face", "avatar"},
+    "training": {"render", "transport", "models", "engine", "audio", "media", "face", "avatar"},
     "integrations": {"session", "render", "avatar", "transport", "media", "audio"},
     "cli": {"session", "render", "bench", "avatar", "transport", "media", "audio", "engine"},
 }

@@ -41,6 +41,8 @@ class FakeBackend:
 
 
 class FakePictures:
+    shape = (16, 16)
+
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def make(self, latents: np.ndarray) -> list[np.ndarray]:
