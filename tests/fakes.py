@@ -101,13 +101,13 @@ class FakeBackend:
         return Prepared(avatar, avatar.portrait, mouth_origin(avatar.landmarks), {})
 
     def hear(self, mel: Float32) -> Float32:
-        return mel.mean(axis=0).reshape(-1, 2).mean(axis=1, keepdims=True)
+        return mel.max(axis=0).reshape(-1, 2).mean(axis=1, keepdims=True)
 
     def denoise(
         self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32
     ) -> Float32:
         around = (len(sound) // 2 - len(noisy)) // 2
-        level = np.clip(sound[2 * around : -2 * around].reshape(len(noisy), 2).mean(axis=1) + 0.5, 0, None)
+        level = np.clip(sound[2 * around : -2 * around].reshape(len(noisy), 2).mean(axis=1), 0, None)
         clean = 0.1 * noisy + 0.1 * motion[-1]
         clean[:, 0] += level[:, None, None]
         return -clean

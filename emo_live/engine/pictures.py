@@ -7,11 +7,11 @@ canvas puts both on a square of 256 or 512 px, or on the whole picture.
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from emo_live.config import TINY
 from emo_live.engine.base import Backend, Prepared
 from emo_live.errors import BadInputError, EngineError
-from emo_live.face.resample import resize
 from emo_live.media.image import FullFrame
 from emo_live.media.warp import Mover, enlarge
 from emo_live.types import Float32, UInt8
@@ -116,7 +116,7 @@ def _mouth_mover(avatar: Prepared) -> Mover:
 
 def _reduced(picture: UInt8, scale: int) -> UInt8:
     """Averages blocks of scale x scale px."""
-    return picture if scale == 1 else resize(picture, picture.shape[1] // scale, picture.shape[0] // scale)
+    return picture if scale == 1 else np.asarray(Image.fromarray(picture).reduce(scale), dtype=np.uint8)
 
 
 def _to_model(pictures: list[UInt8]) -> Float32:
