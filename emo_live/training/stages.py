@@ -265,6 +265,26 @@ def export(
     write_model(Trained(emo, painter, whisper_encoder(whisper), (basis, readout)), out, facts)
 
 
+@app.command()
+def evaluate(
+    pack: PackOption,
+    out: Annotated[Path, typer.Option(help="Folder of videos, sheets and results.")],
+    condition: Annotated[
+        list[str] | None, typer.Option(help="model, puppet, still, loudness or wrong-audio; may be repeated.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=0, help="So many trials instead of all of them.")] = None,
+    long: Annotated[float, typer.Option(help="One more trial of so many seconds, for drift.")] = 0,
+    size: int = 256,
+    judge: Annotated[bool, typer.Option(help="Measure the videos with the external evaluator.")] = True,
+) -> None:
+    """Videos of held-out portraits and voices, the model's beside baselines, and what they measure."""
+    from emo_live.training import evaluate as stage
+    from emo_live.training.baselines import CONDITIONS
+
+    chosen = condition or list(CONDITIONS)
+    print(stage.evaluate(Pack(pack), out, chosen, count=count, long_s=long, size=size, judge=judge))
+
+
 def main(arguments: list[str]) -> int:
     """Runs a stage; returns the exit code."""
     result = app(arguments or ["--help"], prog_name="emo-live train", standalone_mode=False)
