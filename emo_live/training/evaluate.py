@@ -29,9 +29,11 @@ from emo_live.training.judging import (
 from emo_live.training.pack import Pack
 from emo_live.training.performance import Performance
 from emo_live.training.trials import LONG, Trial, act, long_trial, spread, trials
-from emo_live.types import MODEL_STEP_SAMPLES, Box
+from emo_live.types import MODEL_STEP_SAMPLES
 
 Measured = dict[str, dict[str, Numbers]]  # condition, trial
+MAIN = ("model", "puppet")
+WHOLE = (0, 1)
 
 
 def evaluate(
@@ -40,47 +42,49 @@ def evaluate(
     conditions: Sequence[str] = CONDITIONS,
     *,
     count: int | None = None,
+    few: int | None = None,
     long_s: float = 0,
     size: int = 256,
     judge: bool = True,
+    share: tuple[int, int] = (0, 1),
 ) -> str:
-    """Makes and judges the videos, writes out/results.json and a sheet for each condition; returns the tables."""
+    """Makes and judges the videos, writes out/results.json and a sheet for each condition; returns the tables.
+
+    count: of the trials, for the model and the puppet; few: for the other conditions; None: all. share: this process
+    does only the i-th of n parts; videos and their numbers are kept, so a later call for the whole just gathers them.
+    """
     unknown = [name for name in conditions if name not in CONDITIONS]
     if unknown:
         raise BadInputError(f"{unknown[0]} is no condition: choose from {', '.join(CONDITIONS)}")
-    short = spread(trials(pack), count)
-    chosen = [*short, long_trial(pack, long_s)] if long_s else short
+    every = trials(pack)
+    chosen = {name: spread(every, count if name in MAIN else few) for name in conditions}
     judging = Judge() if judge else None  # before the long work: it may be missing
-    studio = Studio(pack, short, out, size)
+    studio = Studio(pack, spread(every, count), out, size)
     measured: Measured = {}
-    for condition in conditions:
+    for condition, own in chosen.items():
         measured[condition] = {}
-        for trial in chosen:
-            if trial.name == LONG and condition == "wrong-audio":
-                continue
+        if long_s and condition in MAIN:
+            own.append(long_trial(pack, long_s))
+        for trial in own[share[0] :: share[1]]:
             print(f"{condition} {trial.name}", flush=True)
             video = studio.video(condition, trial)
             if judging is not None:
                 portrait, sound = studio.portrait(condition, trial), studio.sound(trial)
                 measured[condition][trial.name] = judging(video, portrait, sound, trial.text)
-        draw_sheet(out / condition / "sheet.jpg", _rows(studio, condition, chosen))
-    if judging is None:
-        return f"videos and sheets are in {out}"
-    return _report(measured, chosen, out)
+        if own and share == WHOLE:
+            draw_sheet(out / condition / "sheet.jpg", _rows(studio, condition, own))
+    if judging is None or share != WHOLE:
+        return f"videos are in {out}"
+    return _report(measured, {trial.name: trial for own in chosen.values() for trial in own}, out)
 
 
 def _rows(studio: Studio, condition: str, chosen: Sequence[Trial]) -> list[Row]:
     rows = []
     for trial in chosen:
-        video = studio.out / condition / f"{trial.name}.mp4"
-        if video.exists():
-            mouth = _mouth(studio.portrait(condition, trial))
-            rows.append(Row(f"{condition}  {trial.name}", video, mouth, lively(act(studio.pack, trial))))
+        mouth = Avatar.prepare(studio.portrait(condition, trial)).mouth_box
+        start = lively(act(studio.pack, trial))
+        rows.append(Row(f"{condition}  {trial.name}", studio.video(condition, trial), mouth, start))
     return rows
-
-
-def _mouth(portrait: Path) -> Box:
-    return Avatar.prepare(portrait).mouth_box
 
 
 def lively(show: Performance) -> int:
@@ -89,22 +93,25 @@ def lively(show: Performance) -> int:
     return int(np.convolve(np.sqrt(power), np.ones(STRIP), "valid").argmax()) if len(power) > STRIP else 0
 
 
-def _report(measured: Measured, chosen: Sequence[Trial], out: Path) -> str:
-    short = [trial for trial in chosen if trial.name != LONG]
-    rows = {condition: [of[trial.name] for trial in short] for condition, of in measured.items()}
+def _report(measured: Measured, named: dict[str, Trial], out: Path) -> str:
+    short = {
+        condition: {name: numbers for name, numbers in of.items() if name != LONG} for condition, of in measured.items()
+    }
+    rows = {condition: list(of.values()) for condition, of in short.items()}
     results = {
-        "trials": [asdict(trial) for trial in chosen],
+        "trials": [asdict(trial) for trial in named.values()],
         "numbers": measured,
         "summary": {condition: summary(part) for condition, part in rows.items()},
     }
     (out / "results.json").write_text(json.dumps(results, indent=1))
     parts = []
-    if short:
-        kinds = [trial.kind for trial in short]
-        parts = [f"{len(short)} trials: median (min .. max), share that is good", table(rows)]
-        parts += [medians_by_kind(rows, kinds, name) for name in ("av_margin", "closure_rate")]
-    for condition, of in measured.items():
-        lines = worst({name: numbers for name, numbers in of.items() if name != LONG})
+    if any(rows.values()):
+        kinds = {name: trial.kind for name, trial in named.items()}
+        counts = ", ".join(f"{condition} {len(part)}" for condition, part in rows.items())
+        parts = [f"trials: {counts}; median (min .. max), share that is good", table(rows)]
+        parts += [medians_by_kind(short, kinds, name) for name in ("av_margin", "closure_rate")]
+    for condition, of in short.items():
+        lines = worst(of)
         parts.append("\n".join([f"worst of {condition}:", *(f"- {line}" for line in lines)]) if lines else "")
     lasting = {condition: [of[LONG]] for condition, of in measured.items() if LONG in of}
     if lasting:

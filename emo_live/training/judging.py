@@ -138,16 +138,20 @@ def table(measured: Mapping[str, Sequence[Numbers]], goals: Mapping[str, Goal] =
     return "\n".join(lines)
 
 
-def medians_by_kind(measured: Mapping[str, Sequence[Numbers]], kinds: Sequence[str], name: str) -> str:
-    """Markdown: medians of one number, a row for each kind of trial, a column for each condition."""
+def medians_by_kind(measured: Mapping[str, Mapping[str, Numbers]], kinds: Mapping[str, str], name: str) -> str:
+    """Markdown: medians of one number and of how many, a row for each kind of trial, a column for each condition.
+
+    measured: condition, trial, numbers; kinds: of trials by name.
+    """
     lines = [_line([name, *measured]), _line(["---"] * (1 + len(measured)))]
-    for kind in dict.fromkeys(kinds):
+    for kind in dict.fromkeys(kinds.values()):
         cells = []
         for rows in measured.values():
-            own = [_number(row, name) for row, other in zip(rows, kinds, strict=True) if other == kind]
+            own = [_number(row, name) for trial, row in rows.items() if kinds[trial] == kind]
             values = [value for value in own if not math.isnan(value)]
-            cells.append(_short(float(np.median(values))) if values else "")
-        lines.append(_line([f"{kind} ({list(kinds).count(kind)})", *cells]))
+            cells.append(f"{_short(float(np.median(values)))} ({len(values)})" if values else "")
+        if any(cells):
+            lines.append(_line([kind, *cells]))
     return "\n".join(lines)
 
 

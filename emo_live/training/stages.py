@@ -133,9 +133,9 @@ def casting(pack: Pack) -> list[tuple[str, list[str]]]:
 def autoencoder(
     pack: PackOption,
     work: WorkOption = WORK,
-    minutes: MinutesOption = 40,
+    minutes: MinutesOption = 60,
     steps: StepsOption = None,
-    batch: int = 8,
+    batch: int = 16,
     seed: int = 0,
 ) -> None:
     """Flow decoder and mouth painter."""
@@ -197,9 +197,9 @@ def image(
 def video(
     pack: PackOption,
     work: WorkOption = WORK,
-    minutes: MinutesOption = 60,
+    minutes: MinutesOption = 45,
     steps: StepsOption = None,
-    batch: int = 16,
+    batch: int = 8,
     seed: int = 0,
 ) -> None:
     """Teacher, stage 2: with sound, temporal layers and motion frames, on windows."""
@@ -210,9 +210,9 @@ def video(
 def speed(
     pack: PackOption,
     work: WorkOption = WORK,
-    minutes: MinutesOption = 5,
+    minutes: MinutesOption = 3,
     steps: StepsOption = None,
-    batch: int = 16,
+    batch: int = 8,
     seed: int = 0,
 ) -> None:
     """Teacher, stage 3: temporal and speed layers only."""
@@ -272,17 +272,20 @@ def evaluate(
     condition: Annotated[
         list[str] | None, typer.Option(help="model, puppet, still, loudness or wrong-audio; may be repeated.")
     ] = None,
-    count: Annotated[int | None, typer.Option(min=0, help="So many trials instead of all of them.")] = None,
+    count: Annotated[int | None, typer.Option(min=0, help="Trials of model and puppet; all, unless given.")] = None,
+    few: Annotated[int | None, typer.Option(min=0, help="Trials of the other conditions.")] = 8,
     long: Annotated[float, typer.Option(help="One more trial of so many seconds, for drift.")] = 0,
     size: int = 256,
     judge: Annotated[bool, typer.Option(help="Measure the videos with the external evaluator.")] = True,
+    share: ShareOption = "0/1",
 ) -> None:
     """Videos of held-out portraits and voices, the model's beside baselines, and what they measure."""
     from emo_live.training import evaluate as stage
     from emo_live.training.baselines import CONDITIONS
 
-    chosen = condition or list(CONDITIONS)
-    print(stage.evaluate(Pack(pack), out, chosen, count=count, long_s=long, size=size, judge=judge))
+    chosen, (part, parts) = condition or list(CONDITIONS), share.split("/")
+    at = int(part), int(parts)
+    print(stage.evaluate(Pack(pack), out, chosen, count=count, few=few, long_s=long, size=size, judge=judge, share=at))
 
 
 def main(arguments: list[str]) -> int:

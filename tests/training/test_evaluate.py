@@ -288,8 +288,9 @@ def test_summary_and_table() -> None:
     assert found["good"] == pytest.approx(2 / 3)
     lines = judging.table({"model": rows, "still": []}).splitlines()
     assert lines[2] == "| av_margin | >= 0.28 | 0.300 (0.100 .. 0.500) 67% |  |"
-    kinds = judging.medians_by_kind({"model": rows}, ["a", "b", "b"], "av_margin").splitlines()
-    assert kinds[2:] == ["| a (1) | 0.100 |", "| b (2) | 0.400 |"]
+    named = {"model": dict(zip("xyz", rows, strict=True)), "still": {"z": rows[0]}}
+    kinds = judging.medians_by_kind(named, {"x": "a", "y": "b", "z": "b", "w": "c"}, "av_margin").splitlines()
+    assert kinds[2:] == ["| a | 0.100 (1) |  |", "| b | 0.400 (2) | 0.100 (1) |"]
 
 
 def test_worst_first() -> None:
@@ -344,6 +345,7 @@ def test_the_command(
 ) -> None:
     calls: list[str] = []
     fake_evaluator(monkeypatch, calls)
+    monkeypatch.setattr(evaluate, "MAIN", ("still",))
     arguments = ["--pack", str(folder), "--out", str(tmp_path), "--condition", "still", "--count", "2", "--size", "64"]
     assert stages.main(["evaluate", *arguments, "--long", "12"]) == 0
     printed = capsys.readouterr().out
@@ -356,3 +358,18 @@ def test_the_command(
     assert pictures[0].shape == (64, 64, 3) and pictures[0].std() > 10
     with Image.open(tmp_path / "still" / "sheet.jpg") as sheet:
         assert sheet.size[1] == 3 * (contact_sheet.SIDE + contact_sheet.LABEL)
+
+
+def test_shares_together_do_all_and_the_whole_only_gathers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[str] = []
+    fake_evaluator(monkeypatch, calls)
+    arguments = ["evaluate", "--pack", str(folder), "--out", str(tmp_path), "--condition", "still", "--few", "3"]
+    arguments += ["--size", "64"]
+    assert stages.main([*arguments, "--share", "0/2"]) == stages.main([*arguments, "--share", "1/2"]) == 0
+    assert not (tmp_path / "results.json").exists() and len(calls) == len(set(calls)) == 3
+    assert stages.main(arguments) == 0
+    assert len(calls) == 3, "measured again"
+    assert "trials: still 3" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "results.json").read_text())["numbers"]["still"]) == 3
