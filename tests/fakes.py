@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
-import emo_live.avatar
+from emo_live import samples
 from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared
@@ -22,7 +22,7 @@ from emo_live.engine.test_pattern import TestPatternEngine
 from emo_live.render import RenderOptions
 from emo_live.types import FPS, Float32, UInt8
 
-PORTRAIT = Path(emo_live.avatar.__file__).parent / "assets" / "portraits" / "faker_female_44.jpg"
+PORTRAIT = samples.portrait()
 LATENT = (TINY.autoencoder.latent_channels, TINY.autoencoder.latent_size, TINY.autoencoder.latent_size)
 
 

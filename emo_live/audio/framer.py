@@ -90,6 +90,8 @@ class Framer:
     def _cut(self, n_steps: int) -> list[AudioStep]:
         steps = []
         for model, heard in zip(self._model.take(n_steps), self._heard.take(n_steps), strict=True):
+            # Float files may go far beyond full scale; nobody hears it, and the model never met it.
+            np.clip(model, -1.0, 1.0, out=model)
             heard_int16 = np.rint(np.clip(heard, -1.0, 1.0) * 32767.0).astype(np.int16)
             steps.append(AudioStep(self._index, model, heard_int16))
             self._index += 1

@@ -1,6 +1,7 @@
 """The `emo-live` command: one module a subcommand, heavy imports only inside the subcommand that needs them.
 
-Exit codes: 0; 2 with one line on stderr for bad input and wrong usage; 130 after Ctrl-C; 1 with a traceback for a bug.
+Exit codes: 0; 2 with one line on stderr for bad input and wrong usage; 1 with one line if the engine fails, with a
+traceback for a bug; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated, cast
 import typer
 
 from emo_live.cli import bench, demo, doctor, enroll, render, train
-from emo_live.errors import EmoLiveError
+from emo_live.errors import EmoLiveError, EngineError
 
 _INTERRUPTED = 130
 
@@ -58,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     try:
         result = app(arguments or ["--help"], prog_name="emo-live", standalone_mode=False)
+    except EngineError as error:
+        _complain(str(error))
+        return 1
     except EmoLiveError as error:
         return _complain(str(error))
     except (KeyboardInterrupt, typer.Abort):  # newer releases of typer return 130 instead

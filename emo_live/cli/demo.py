@@ -7,13 +7,9 @@ from typing import Annotated
 
 import typer
 
-from emo_live.cli.assets import ASSETS
+from emo_live import samples
 from emo_live.cli.options import Json, Overwrite, Quiet
 from emo_live.cli.render import carry_out
-from emo_live.errors import NotSupportedError
-
-PORTRAIT = "portraits/*.jpg"
-GREETING = "speech/greeting.*"
 
 
 def command(
@@ -26,12 +22,4 @@ def command(
     from emo_live.render import RenderOptions
 
     options = RenderOptions(overwrite=overwrite)
-    carry_out(bundled(PORTRAIT), bundled(GREETING), out, options, quiet=quiet, as_json=as_json)
-
-
-def bundled(pattern: str) -> Path:
-    """The first bundled file that fits the pattern; a broken installation lacks it."""
-    found = sorted(ASSETS.glob(pattern))
-    if not found:
-        raise NotSupportedError(f"this installation has no {pattern} in {ASSETS}: install emo-live again")
-    return found[0]
+    carry_out(samples.portrait(), samples.greeting(), out, options, quiet=quiet, as_json=as_json)

@@ -23,7 +23,7 @@ from emo_live.types import UInt8
 PictureSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
 
 MAX_FILE_BYTES = 50_000_000
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 64_000_000  # decoded, that is 256 MB
 MAX_SIDE_PX = 4096
 MIN_SIDE_PX = 64
 BACKGROUND = (208, 208, 208)

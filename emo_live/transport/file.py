@@ -25,7 +25,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from emo_live.errors import BadInputError, NotSupportedError
 from emo_live.types import FPS, Float32, UInt8
 
-_N_THREADS = 2
+_THREADS = 2
 _BT709 = 1  # H.273 number of the BT.709 matrix; swscale and the codecs use the same one
 _FULL_DISK_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _AAC_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
@@ -92,8 +92,9 @@ class VideoFileWriter:
 
     width, height: of the pictures given, 16 to 8192; an odd one is made even by repeating the last column or row,
     because 4:2:0 colour needs pairs. rate_hz, channels (1 or 2): of the sound given. metadata: container tags, e.g.
-    {"comment": "synthetic media"}. Raises BadInputError at once when the file cannot be written there. Give sound and
-    pictures by turns, not one before the other: the file is interleaved as it comes, only some seconds are held back.
+    {"comment": "synthetic media"}. threads: of the picture encoder. Raises BadInputError at once when the file cannot
+    be written there. Give sound and pictures by turns, not one before the other: the file is interleaved as it comes,
+    only some seconds are held back.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class VideoFileWriter:
         channels: int,
         overwrite: bool = False,
         metadata: Mapping[str, str] | None = None,
+        threads: int = _THREADS,
     ) -> None:
         self.path = Path(path)
         self.width, self.height, self.rate_hz, self.channels = width, height, rate_hz, channels
@@ -116,7 +118,7 @@ class VideoFileWriter:
             raise BadInputError(
                 f"sound with {channels} channels at {rate_hz} Hz cannot be written: give 1 or 2 channels"
             )
-        self._overwrite = overwrite
+        self._overwrite, self._threads = overwrite, threads
         # A link keeps pointing where it points: its target is what gets replaced.
         self._target = Path(os.path.realpath(self.path))
         self._temporary = _reserve(self.path, self._target, overwrite)
@@ -159,11 +161,12 @@ class VideoFileWriter:
             self._container.mux(self._video.encode(picture))
 
     def write_audio(self, pcm: Float32) -> None:
-        """Append sound, pcm (S, C) float32 in [-1, 1], any S. Raises BadInputError: wrong shape, disk full."""
+        """Append sound, pcm (S, C) float32, clipped to [-1, 1]; any S. Raises BadInputError: wrong shape, disk full."""
         if pcm.ndim != 2 or pcm.shape[1] != self.channels:
             raise BadInputError(f"give sound of (S, {self.channels}) float32, not {pcm.shape}")
         self._check_open()
-        pcm = np.ascontiguousarray(pcm, dtype=np.float32)
+        # Encoders refuse what lies far outside, as float files may hold it.
+        pcm = np.clip(np.ascontiguousarray(pcm, dtype=np.float32), -1.0, 1.0)
         self._encode_audio(pcm if self._resampler is None else self._resampler.resample_chunk(pcm))
 
     def close(self) -> None:
@@ -228,7 +231,7 @@ class VideoFileWriter:
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = Fraction(1, FPS)
-        context.thread_count = _N_THREADS
+        context.thread_count = self._threads
         context.colorspace, context.color_range = _BT709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         return stream

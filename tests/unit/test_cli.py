@@ -18,7 +18,7 @@ import emo_live.avatar
 from emo_live.cli import diagnosis, main
 from emo_live.cli.assets import check_assets, write_sums
 from emo_live.cli.progress import reporting
-from emo_live.errors import BadInputError
+from emo_live.errors import BadInputError, EngineError
 from emo_live.types import Progress
 
 RENDER = ["render", "--portrait", "me.jpg", "--audio", "hello.wav", "--out", "talk.mp4"]
@@ -104,6 +104,12 @@ def test_bad_input_is_one_line_and_code_2(fake: FakeRender, capsys: pytest.Captu
     fake.error = BadInputError("no face in me.jpg:\ngive another picture")
     assert main([*RENDER, "--json"]) == 2
     assert capsys.readouterr() == ("", "error: no face in me.jpg: give another picture\n")
+
+
+def test_a_failing_engine_is_one_line_and_code_1(fake: FakeRender, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.error = EngineError("the model failed")
+    assert main(RENDER) == 1
+    assert capsys.readouterr().err == "error: the model failed\n"
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,15 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
             writer.write_audio(np.zeros((10, 2), np.float32))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_sound_far_beyond_full_scale_is_clipped(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    with VideoFileWriter(path, width=64, height=64, rate_hz=48_000, channels=1) as writer:
+        write(writer, np.full((24_000, 1), 1e30, np.float32) * np.sign(voice(48_000)[:24_000]))
+    _, got, _ = decode_sound(path)
+    assert np.isfinite(got).all() and 0.5 < np.abs(got).max() < 5
+
+
 def test_an_error_of_the_muxer_says_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = VideoFileWriter(tmp_path / "a.mp4", width=64, height=64, rate_hz=16_000, channels=1)
 

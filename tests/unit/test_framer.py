@@ -128,3 +128,8 @@ def test_unusable_sound_is_refused() -> None:
         Framer(16_000).push(np.zeros((10, 2), np.float32))
     with pytest.raises(BadInputError, match="NaN"):
         Framer(16_000).push(np.array([0.0, np.nan], np.float32))
+
+
+def test_sound_far_beyond_full_scale_is_clipped() -> None:
+    (step,) = Framer(16_000).push(np.full(640, -1e30, np.float32))
+    assert np.array_equal(step.model, np.full(640, -1)) and step.heard.min() == step.heard.max() == -32_767

@@ -149,7 +149,8 @@ def test_the_given_pillow_image_is_left_alone() -> None:
     [
         (b"", "0 bytes"),
         (b"hello, this is text", "not a picture"),
-        (png_header(12_000, 9_000), "megapixels"),
+        (png_header(10_000, 10_000), "64 megapixels"),
+        (png_header(8_001, 8_001), "megapixels"),
         (png_header(60_000, 60_000), "megapixels"),
         (png_header(300, 300), "truncated"),
         (encode(Image.fromarray(gradient()), "JPEG")[:900], "truncated"),
