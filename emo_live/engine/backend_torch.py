@@ -1,4 +1,4 @@
-"""The tiny model in torch: for training, for parity tests and for GPUs. Reads weights.safetensors of the same model folder."""
+"""The tiny model in torch: for training, parity tests and GPUs. Reads weights.safetensors of the same model folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.autoencoder import AppearanceEncoder, FlowDecoder, MouthPainter
 from emo_live.models.emo import Portrait, TinyEmo, frame_windows
+from emo_live.models.weights import load_state, part_of
 from emo_live.types import Float32
 
 
@@ -26,8 +27,6 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
-        from safetensors.torch import load_file
-
         with np.load(folder / "pose.npz", allow_pickle=False) as pose:
             self.pose_basis, self.pose_readout = pose["basis"].astype(np.float32), pose["readout"].astype(np.float32)
 
@@ -42,12 +41,9 @@ class TorchBackend:
             "autoencoder.flow.": self.flow,
             "autoencoder.mouth.": self.mouth,
         }
-        state = load_file(str(folder / "weights.safetensors"))
+        state = load_state(folder / "weights.safetensors")
         for prefix, module in parts.items():
-            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            module.load_state_dict(
-                {key: value.float() if value.is_floating_point() else value for key, value in own.items()}
-            )
+            module.load_state_dict(part_of(state, prefix))
             module.eval().requires_grad_(False).to(self.device, dtype)
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -56,7 +56,9 @@ def pitch(pcm: Float32, factor: float) -> Float32:
     parts = []
     while True:
         try:
-            parts.append(sink.pull().to_ndarray().reshape(-1))
+            pulled = sink.pull()
+            assert isinstance(pulled, av.AudioFrame)
+            parts.append(pulled.to_ndarray().reshape(-1))
         except (EOFError, av.FFmpegError):
             break
     out = np.zeros(len(pcm), np.float32)
@@ -76,7 +78,7 @@ def codec(pcm: Float32, bit_rate: int) -> Float32:
         out.mux(stream.encode(None))
     buffer.seek(0)
     resampler = av.AudioResampler(format="flt", layout="mono", rate=MODEL_RATE_HZ)
-    with av.open(buffer) as read:
+    with av.open(buffer, "r") as read:
         parts = [p.to_ndarray().reshape(-1) for f in read.decode(audio=0) for p in resampler.resample(f)]
     out_pcm = np.zeros(len(pcm), np.float32)
     joined = np.concatenate(parts)[: len(pcm)]

@@ -18,7 +18,7 @@ from emo_live.training.frame_data import FrameBatches, load_shards
 from emo_live.training.run import Budget, Run, autocast, channels_last, optimizers
 
 LATENT_NOISE = 0.12  # latents get noise up to this: the diffusion model's are not exact either
-PER_PORTRAIT = 2  # frames of a portrait in a batch
+PER_PORTRAIT = 4  # frames of a portrait in a batch
 CRITIC_FROM = 0.5  # share of the budget after which the discriminator joins
 
 
@@ -101,11 +101,12 @@ class Discriminator(nn.Module):
         return out
 
 
-def decode(model: Autoencoder, batch: dict[str, Tensor], z: Tensor) -> dict[str, Tensor]:
-    """Latents -> motion, warped picture (256 px), warped and painted mouth square."""
+def decode(model: Autoencoder, batch: dict[str, Tensor], z: Tensor, in_a_row: int = 1) -> dict[str, Tensor]:
+    """Latents -> motion, warped picture (256 px), warped and painted mouth square. in_a_row: frames of a portrait."""
     side = batch["mouth"].shape[-1]
-    own_mouth = squares(batch["portrait"].permute(0, 2, 3, 1), batch["origin"], side).permute(0, 3, 1, 2)
-    face, inside = model.appearance(batch["portrait"], own_mouth)
+    own = {name: batch[name][::in_a_row] for name in ("portrait", "origin")}
+    own_mouth = squares(own["portrait"].permute(0, 2, 3, 1), own["origin"], side).permute(0, 3, 1, 2)
+    face, inside = (x.repeat_interleave(in_a_row, 0) for x in model.appearance(own["portrait"], own_mouth))
     motion = model.flow(z, face).float()
     small = F.interpolate(batch["portrait"], scale_factor=0.5, mode="area")
     picture = warp(small, sampling_grid(motion[:, :2], 256))
@@ -119,14 +120,15 @@ def decode(model: Autoencoder, batch: dict[str, Tensor], z: Tensor) -> dict[str,
 class AutoencoderLoss:
     def __init__(self, model: Autoencoder, run: Run, device: torch.device):
         self.model, self.run, self.device = model, run, device
-        self.critic = Discriminator().to(device, memory_format=torch.channels_last)
+        self.critic = Discriminator().to(device)
+        channels_last(self.critic)
         self.critic_optim = torch.optim.AdamW(self.critic.parameters(), 4e-4, betas=(0.5, 0.9))
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         with autocast(self.device):
             z = self.model.flow.basis.encode(batch["motion"])
             z = z + torch.randn_like(z) * torch.rand(len(z), 1, 1, 1) * LATENT_NOISE
-            out = decode(self.model, batch, z)
+            out = decode(self.model, batch, z, PER_PORTRAIT)
         weight, hole = region_weight(batch["boxes"], 128), batch["motion"][:, 2:]
         seen = 1 - hole
         flow = ((out["motion"][:, :2] - batch["motion"][:, :2]).abs() * weight * seen).mean()
@@ -152,7 +154,7 @@ class AutoencoderLoss:
             on_real, on_fake = self.critic(real, condition), self.critic(fake.detach(), condition)
         critic = F.relu(1 - on_real.float()).mean() + F.relu(1 + on_fake.float()).mean()
         self.critic_optim.zero_grad(set_to_none=True)
-        critic.backward()  # type: ignore[no-untyped-call]
+        critic.backward()
         self.critic_optim.step()
         self.critic.requires_grad_(False)
         with autocast(self.device):

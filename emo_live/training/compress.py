@@ -1,5 +1,4 @@
-"""Smaller model files: weights as 8-bit integers with a scale for every output channel; arithmetic stays floating point.
-"""
+"""Smaller model files: weights as 8-bit integers with a scale for every output channel. Arithmetic stays in floats."""
 
 from __future__ import annotations
 

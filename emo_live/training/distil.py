@@ -8,6 +8,7 @@ A share of the windows continues the student's own output, so that roll-outs do 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from emo_live.training.roll_out import Sampling, measure
 from emo_live.training.run import Budget, Run, autocast, channels_last, load_weights, optimizers, pick_device
 
 FAST, SLOW = 0.45, 0.93  # what is left of a roll-out's deviation after a frame: fine detail, and pose (broad motion)
-OWN_SHARE = 0.6  # of the windows continue the student's own output
+OWN_SHARE = 0.5  # of the windows continue the student's own output
 SECOND_SHARE = 0.25  # of the batches train the second of two steps
 LENGTHS = (8, 8, 8, 4, 4, 2)  # windows of a first frame, of live sessions and of files
 PART_GAINS = (1.5, 1.0, 1.0)  # lips, eyes, everything
@@ -46,16 +47,16 @@ def predict_clean(
     return model.unfold(clean.view_as(x))
 
 
-def repeat(portrait: Portrait, bank: Bank, times: int) -> tuple[Portrait, Bank]:
-    """Everything about B avatars, `times` in a row: (times B, ...)."""
+def changed(portrait: Portrait, change: Callable[[Tensor], Tensor]) -> Portrait:
+    """Every tensor of a portrait through `change`, which may add or drop rows."""
+    masks = tuple((change(a), change(b), change(c)) for a, b, c in portrait.masks)
+    features = {name: change(value) for name, value in portrait.bank.items()}
+    return Portrait(change(portrait.code), features, change(portrait.locator), masks)
 
-    def tiled(x: Tensor) -> Tensor:
-        return x.repeat(times, *[1] * (x.ndim - 1))
 
-    masks = tuple((tiled(a), tiled(b), tiled(c)) for a, b, c in portrait.masks)
-    features = {name: tiled(value) for name, value in portrait.bank.items()}
-    wide = Portrait(tiled(portrait.code), features, tiled(portrait.locator), masks)
-    return wide, {name: tiled(value) for name, value in bank.items()}
+def twice(x: Tensor) -> Tensor:
+    """(B, ...) -> (2 B, ...), all rows and then all again."""
+    return torch.cat([x, x])
 
 
 def parts(mask: Tensor, size: int) -> Tensor:
@@ -66,7 +67,7 @@ def parts(mask: Tensor, size: int) -> Tensor:
 
 
 def distances(a: Tensor, b: Tensor, where: Tensor, channels: Tensor) -> Tensor:
-    """(B,) weighted distances of windows (B, T, C, h, w): of parts over the window, of lips per frame, of the motion."""
+    """(B,) weighted distances of windows (B, T, C, h, w): of parts over the window, of lips per frame, of motion."""
     cells = where.sum((2, 3)) * a.shape[2]  # (B, 3)
 
     def per_frame(x: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def distances(a: Tensor, b: Tensor, where: Tensor, channels: Tensor) -> Tensor:
 
 
 def reanchored(target: Tensor, deviation: Tensor) -> Tensor:
-    """The true window moved so that it continues what the student drew: that one's last deviation (B, C, h, w) fades."""
+    """The true window moved so that it continues what the student drew: its last deviation (B, C, h, w) fades."""
     broad = F.avg_pool2d(F.pad(deviation, (2, 2, 2, 2), mode="replicate"), 5, 1)
     k = torch.arange(1, target.shape[1] + 1, device=target.device)[:, None, None, None]
     return target + broad[:, None] * SLOW**k + (deviation - broad)[:, None] * FAST**k
@@ -102,10 +103,10 @@ class DistilLoss:
         with autocast(self.device):
             portrait = model.prepare(now["portrait"], now["mask"])
             target, motion = self._continued(before, now, portrait, past)
-            wide, bank = repeat(portrait, model.motion_bank(motion, portrait), 2)
+            bank = {name: twice(value) for name, value in model.motion_bank(motion, portrait).items()}
             tokens, speed = model.audio_tokens(now["features"]), model.speed_encoder(now["velocity"])
             shapes = model.shape_loss(tokens, now["arkit"])
-            given = (wide, bank, tokens.repeat(2, 1, 1, 1), speed.repeat(2, 1, 1))
+            given = (changed(portrait, twice), bank, twice(tokens), twice(speed))
             draws = self._draw(noise, given)
         a, b = draws.chunk(2)
         where = parts(now["mask"], target.shape[-1])
@@ -140,12 +141,15 @@ class DistilLoss:
     ) -> tuple[Tensor, Tensor]:
         """Target window and motion frames: for some rows those that continue the student's own window before."""
         model, n = self.model, TINY.emo.motion_frames
+        own_rows = round(len(noise) * OWN_SHARE)  # the rows are in no order, so the first ones will do
+        portrait = changed(portrait, lambda x: x[:own_rows])
+        before = {name: value[:own_rows] for name, value in before.items()}
         bank = model.motion_bank(before["motion"], portrait)
         tokens, speed = model.audio_tokens(before["features"]), model.speed_encoder(before["velocity"])
-        own = predict_clean(model, noise, self.last, portrait, bank, tokens, speed)[:, -n:]
-        continued = reanchored(now["z"], own[:, -1] - now["motion"][:, -1])
-        rows = (torch.rand(len(own), device=self.device) < OWN_SHARE)[:, None, None, None, None]
-        return torch.where(rows, continued, now["z"]), torch.where(rows, own, now["motion"])
+        own = predict_clean(model, noise[:own_rows], self.last, portrait, bank, tokens, speed)[:, -n:]
+        continued = reanchored(now["z"][:own_rows], own[:, -1] - now["motion"][:own_rows, -1])
+        target, motion = torch.cat([continued, now["z"][own_rows:]]), torch.cat([own, now["motion"][own_rows:]])
+        return target, motion
 
 
 def train(
@@ -157,11 +161,11 @@ def train(
     model = Teacher(TINY)
     load_weights(model, teacher)
     channels_last(model.to(device))
-    run = Run(out, model, optimizers(model, 4e-3, 8e-4), budget, ema=0.995)
+    run = Run(out, model, optimizers(model, 7e-3, 1.4e-3), budget, ema=0.995)
 
     def sample(ema: nn.Module, path: Path) -> dict[str, float]:
         assert isinstance(ema, Teacher)
-        return measure(ema, data[1], basis, Sampling(steps=1), count=5)
+        return measure(ema, data[1], basis, Sampling(steps=1), count=6)
 
     batches = data[0].batches(budget.batch, LENGTHS, budget.seed + run.step, ahead=1)
     return run.train(batches, DistilLoss(model, basis, device), sample)

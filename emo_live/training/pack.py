@@ -95,7 +95,7 @@ class Pack:
         row = self._speech[clip]
         sound = _read_sound(self.folder / row["file"])
         start = int(row["start_sample"])
-        return sound[start : start + int(row["samples"])].astype(np.float32) / 32768
+        return sound[start : start + int(row["samples"])].astype(np.float32) / np.float32(32768)
 
 
 @lru_cache(maxsize=256)  # all of a pack: 2 MB a minute

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from emo_live.training.pack import Clip, Pack
 from emo_live.types import FPS, MODEL_STEP_SAMPLES, Float32
@@ -17,7 +18,8 @@ PAUSED, QUIET = "~paused", "~quiet"  # endings of the names of made performances
 PAUSED_SHARE, QUIET_SHARE = 0.2, 0.06
 REST_FRAMES = 4  # lips need so long to come to rest after speech and to leave it before
 REAL_BLINK = 1.4  # the tracker sees lids of real talkers close to about 0.7
-HEAD_STD = 2.2  # degrees: still heads of real talkers are enlarged up to this
+HEAD_STD = 2.2  # degrees: still heads of real talkers are enlarged up to this ...
+HEAD_BLUR = 2.0  # frames: ... and smoothed, or the tracker's trembling would be enlarged with them
 REST_LEFT = 0.3  # of a real talker's resting smile, press and roll
 
 
@@ -80,6 +82,7 @@ def one_scale(arkit: Float32, pose: Float32, arkit_names: tuple[str, ...]) -> tu
         elif name.startswith("mouth"):
             kept[i] = REST_LEFT
     arkit = np.clip(arkit - rest * (1 - kept), 0, 1)
+    pose = gaussian_filter1d(pose, HEAD_BLUR, axis=0)
     blink = np.array([REAL_BLINK if name.startswith("eyeBlink") else 1 for name in arkit_names], np.float32)
     moved = np.rad2deg(np.sqrt(np.square(pose[:, :3] - pose[:, :3].mean(0)).mean()))
     return np.minimum(arkit * blink, 1).astype(np.float32), pose * np.float32(np.clip(HEAD_STD / (moved + 0.2), 1, 4))
@@ -119,4 +122,4 @@ def unvoiced(pcm: Float32, frames: int) -> np.ndarray:
     power = np.square(pcm.reshape(frames, MODEL_STEP_SAMPLES)).mean(1)
     quiet = power < max(1e-6, 1e-4 * float(np.quantile(power, 0.95)))
     padded = np.pad(quiet, 2, mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(padded, 5).all(1)
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 5).all(1))

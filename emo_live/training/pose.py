@@ -12,8 +12,8 @@ LIVELY = 0.05  # share of lips and eyes in a cell at which it counts 1 / e: such
 
 
 def fit_pose(data: MotionData) -> tuple[Float32, Float32, float]:
-    """basis (6, N): latents of a unit of yaw, pitch, roll (rad), x, y, z (cm). readout (N, 6): pose of latents. The share
-    of the latents' energy outside lips and eyes that the basis explains. N = C h w."""
+    """basis (6, N): latents of a unit of yaw, pitch, roll (rad), x, y, z (cm). readout (N, 6): pose of latents. The
+    share of the latents' energy outside lips and eyes that the basis explains. N = C h w."""
     weight = _calm(data)
     gram, cross = np.zeros((6, 6)), np.zeros((6, weight.size))
     for track in data.tracks:

@@ -21,7 +21,7 @@ from emo_live.training.run import autocast
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """steps of DDIM; guidance on the sound, 1: none; frames a window; velocity in degrees a second, None: the true one."""
+    """steps of DDIM; guidance on the sound, 1: none; frames a window; velocity in degrees a second, None: the true."""
 
     steps: int
     guidance: float = 1.0

@@ -1,6 +1,7 @@
 """What every training stage shares: precision by what the machine can do, schedules, EMA, resumable checkpoints, logs.
 
-A stage is a function `step(batch) -> {name: loss}`; `Run` owns everything around it. Checkpoints are written whole and renamed.
+A stage is a function `step(batch) -> {name: loss}`; `Run` owns everything around it. Checkpoints are written whole and
+renamed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 SAVE_EVERY_S = 180.0
@@ -35,8 +37,14 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda" or cpu_has_bf16())
 
 
+@cache
+def accelerator() -> Accelerator:
+    """Accelerate's view of this process: its device, and gradients on it. Precision is `autocast`'s business."""
+    return Accelerator(cpu=not torch.cuda.is_available())
+
+
 def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return accelerator().device
 
 
 def channels_last(module: nn.Module) -> None:
@@ -52,7 +60,7 @@ def load_weights(module: nn.Module, run: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """minutes: wall-clock time over all resumes, by which the learning rate falls; steps: an upper bound, None for none."""
+    """minutes: wall-clock time over all resumes, by which the learning rate falls; steps: an upper bound, or None."""
 
     minutes: float
     steps: int | None
@@ -79,7 +87,7 @@ class Ema:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised by Newton-Schulz (K. Jordan et al. 2024), for weights of two or more dimensions."""
+    """Momentum, its update orthogonalised by Newton-Schulz (K. Jordan et al. 2024), for weights of >= 2 dimensions."""
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -121,7 +129,8 @@ def optimizers(
     module: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.01
 ) -> list[torch.optim.Optimizer]:
     """Muon for inner matrices and kernels, AdamW for the rest (biases, norms, first and last layers)."""
-    inner, rest = [], []
+    inner: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, p in module.named_parameters():
         if p.requires_grad:
             edge = any(part in name for part in ("conv_in", "conv_out", "proj1", "norm", "embedding"))
@@ -210,8 +219,8 @@ class Run:
             start = time.monotonic()
             self._set_rate()
             values = losses(next(batches))
-            values["loss"].backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+            accelerator().backward(values["loss"])
+            accelerator().clip_grad_norm_(self.module.parameters(), 1.0)
             for optim in self.optims:
                 optim.step()
                 optim.zero_grad(set_to_none=True)

@@ -1,7 +1,8 @@
 """Sound features for training, computed exactly as the live window computes them: whisper on a bounded context.
 
-One file a performance, NAME.npy (V, T / STRIDE + 1, KEPT, D) float16: V variants of the sound (the first is clean, the others sound
-like microphones), and for every even frame e the newest tokens of the context that ends `audio_look_ahead` frames after e.
+One file a performance, NAME.npy (V, T / STRIDE + 1, KEPT, D) float16: V variants of the sound (the first is clean, the
+others sound like microphones), and for every even frame e the newest tokens of the context that ends
+`audio_look_ahead` frames after e.
 """
 
 from __future__ import annotations

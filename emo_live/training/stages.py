@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="emo-live train", help="Train the tiny model, stage by stage.", add_completion=False)
 
 PackOption = Annotated[Path, typer.Option(help="Data pack: portraits, fitted heads, motion, speech.")]
+AnyPackOption = Annotated[Path | None, typer.Option(help="Data pack, whose tracks are used beside those of clips.")]
 WorkOption = Annotated[Path, typer.Option(help="Where shards, checkpoints and logs go.")]
 WhisperOption = Annotated[Path, typer.Option(help="A published whisper-tiny.en checkpoint (.pt).")]
 ShareOption = Annotated[str, typer.Option(help="i/n: the i-th of n processes side by side, from 0.")]
@@ -147,19 +148,65 @@ def autoencoder(
     stage.train(work / "frames", names, load_basis(work / "basis.pt"), work / "autoencoder", budget)
 
 
-def motion_data(pack: Path, work: Path) -> tuple[MotionData, MotionData]:
-    """To train on, and held out."""
+@app.command()
+def encoder(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    minutes: MinutesOption = 20,
+    steps: StepsOption = None,
+    batch: int = 8,
+    seed: int = 0,
+) -> None:
+    """Motion latents from pixels, for training on clips."""
+    from emo_live.training.encoder_stage import train_on_frames
+
+    names = (Pack(pack).portraits("train"), Pack(pack).portraits("val"))
+    train_on_frames(work, names, work / "encoder", Budget(minutes, steps, batch, seed))
+
+
+@app.command()
+def clips(
+    folder: Annotated[Path, typer.Argument(help="Videos of talking heads; folders in it are searched too.")],
+    whisper: WhisperOption,
+    pack: Annotated[Path | None, typer.Option(help="Data pack, whose portraits --tune trains on as well.")] = None,
+    work: WorkOption = WORK,
+    splits: Annotated[Path | None, typer.Option(help="CSV with columns clip and split: train or val.")] = None,
+    tune: Annotated[float, typer.Option(help="Minutes of training the encoder on these clips first.")] = 0,
+    variants: Annotated[int, typer.Option(help="Clean sound and so many less one like microphones.")] = 3,
+    batch: int = 8,
+    seed: int = 0,
+) -> None:
+    """Tracks and sound features of your own videos."""
+    from emo_live.training import clips as stage
+    from emo_live.training.sound import whisper_encoder
+    from emo_live.training.takes import gather, split_table
+
+    gather(folder, work, split_table(splits) if splits else {})
+    names = (Pack(pack).portraits("train"), Pack(pack).portraits("val")) if pack else ([], [])
+    if tune:
+        stage.tune(work, names, Budget(tune, None, batch, seed))
+    print(stage.encode(work))
+    stage.write_sound(work, whisper_encoder(whisper), variants=variants, seed=seed)
+
+
+def motion_data(pack: Path | None, work: Path) -> tuple[MotionData, MotionData]:
+    """To train on, and held out: of the pack's portraits and of clips, as far as there are tracks."""
+    from emo_live.face.landmarker import BLENDSHAPES
     from emo_live.training.basis import load_basis
     from emo_live.training.motion_data import MotionData
+    from emo_live.training.takes import take_names
 
-    opened, basis = Pack(pack), load_basis(work / "basis.pt")
-    data = [MotionData(work, opened.portraits(split), basis, opened.arkit_names) for split in ("train", "val")]
+    basis, opened = load_basis(work / "basis.pt"), Pack(pack) if pack else None
+    data = []
+    for split in ("train", "val"):
+        names = [*(opened.portraits(split) if opened else ()), *take_names(work, split)]
+        data.append(MotionData(work, names, basis, opened.arkit_names if opened else BLENDSHAPES))
     return data[0], data[1]
 
 
 @app.command()
 def hearing(
-    pack: PackOption,
+    pack: AnyPackOption = None,
     work: WorkOption = WORK,
     minutes: MinutesOption = 3,
     steps: StepsOption = None,
@@ -172,7 +219,7 @@ def hearing(
     train_hearing(motion_data(pack, work)[0], work / "hearing", Budget(minutes, steps, batch, seed))
 
 
-def teacher(name: str, start: list[str], pack: Path, work: Path, budget: Budget) -> None:
+def teacher(name: str, start: list[str], pack: Path | None, work: Path, budget: Budget) -> None:
     from emo_live.training import diffusion
     from emo_live.training.basis import load_basis
 
@@ -182,7 +229,7 @@ def teacher(name: str, start: list[str], pack: Path, work: Path, budget: Budget)
 
 @app.command()
 def image(
-    pack: PackOption,
+    pack: AnyPackOption = None,
     work: WorkOption = WORK,
     minutes: MinutesOption = 5,
     steps: StepsOption = None,
@@ -195,7 +242,7 @@ def image(
 
 @app.command()
 def video(
-    pack: PackOption,
+    pack: AnyPackOption = None,
     work: WorkOption = WORK,
     minutes: MinutesOption = 45,
     steps: StepsOption = None,
@@ -208,7 +255,7 @@ def video(
 
 @app.command()
 def speed(
-    pack: PackOption,
+    pack: AnyPackOption = None,
     work: WorkOption = WORK,
     minutes: MinutesOption = 3,
     steps: StepsOption = None,
@@ -221,7 +268,7 @@ def speed(
 
 @app.command()
 def distil(
-    pack: PackOption,
+    pack: AnyPackOption = None,
     work: WorkOption = WORK,
     teacher: Annotated[str, typer.Option(help="The stage that the student starts from.")] = "speed",
     minutes: MinutesOption = 45,
@@ -240,8 +287,8 @@ def distil(
 
 @app.command()
 def export(
-    pack: PackOption,
     whisper: WhisperOption,
+    pack: AnyPackOption = None,
     work: WorkOption = WORK,
     student: Annotated[str, typer.Option(help="The stage whose weights ship.")] = "distil",
     out: Annotated[Path, typer.Option(help="Folder of the model's files.")] = Path("emo_live/assets/tiny"),
