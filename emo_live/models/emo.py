@@ -153,7 +153,7 @@ class TinyEmo(Emo):
     def prepare(self, portrait: Tensor, mask: Tensor) -> Portrait:
         """portrait: (B, 3, 256, 256) in [-1, 1]; mask: (B, 4, 128, 128) face, eyes, lips, inner lips in 0..1."""
         code = self.portrait_encoder(portrait)
-        still = code.new_zeros(len(code), self.config.reference.in_channels - code.shape[1], *code.shape[2:])
+        still = code.new_zeros(code.shape[0], self.config.reference.in_channels - code.shape[1], *code.shape[2:])
         bank = self.reference_unet.features(torch.cat([still, code], 1))
         masks = []
         for level in range(len(self.config.backbone.block_channels)):
