@@ -69,8 +69,6 @@ class OpenVinoBackend:
             return self._compiled[key]
 
     def _compile(self, name: str, frames: int) -> openvino.CompiledModel:
-        from openvino.passes import ConstantFolding, Manager
-
         model = self._core.read_model(self.assets / f"{name}.xml")
         if name in _FRAME_INPUTS:
             around = TINY.emo.audio_projection.frames - 1
@@ -86,9 +84,6 @@ class OpenVinoBackend:
                         *rest,
                     ]
             model.reshape(shapes)
-        folding = Manager()
-        folding.register_pass(ConstantFolding())  # 8-bit weights become floats once, not in every call
-        folding.run_passes(model)
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32" if name in _EXACT else self.precision,
             "INFERENCE_NUM_THREADS": self.threads,
