@@ -21,6 +21,7 @@ from emo_live.training.judging import (
     GOALS,
     Judge,
     Numbers,
+    Words,
     medians_by_kind,
     summary,
     table,
@@ -69,8 +70,9 @@ def evaluate(
             print(f"{condition} {trial.name}", flush=True)
             video = studio.video(condition, trial)
             if judging is not None:
+                words = Words(trial.text, studio.sound(trial.clean))
                 portrait, sound = studio.portrait(condition, trial), studio.sound(trial)
-                measured[condition][trial.name] = judging(video, portrait, sound, trial.text)
+                measured[condition][trial.name] = judging(video, portrait, sound, words)
         if own and share == WHOLE:
             draw_sheet(out / condition / "sheet.jpg", _rows(studio, condition, own))
     if judging is None or share != WHOLE:

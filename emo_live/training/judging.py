@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from emo_live.errors import NotSupportedError
+from emo_live.types import FPS
 
 INF = math.inf
 Numbers = dict[str, float | str | None]
@@ -69,25 +71,50 @@ DRIFT: dict[str, Goal] = {
 WORST = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is said in a video, and the sound, as long as the video's and without noise, that shows when."""
+
+    text: str
+    sound: Path
+
+
 class Judge:
     """Loads the evaluator's networks once."""
 
     def __init__(self) -> None:
         try:
             self._meter = import_module("evaluate.video").Meter()
+            self._media, self._phones = import_module("evaluate.media"), import_module("evaluate.phones")
         except ModuleNotFoundError as error:
             raise NotSupportedError(HELP) from error
 
-    def __call__(self, video: Path, portrait: Path, sound: Path, text: str) -> Numbers:
+    def __call__(self, video: Path, portrait: Path, sound: Path, words: Words) -> Numbers:
         """What is measured of a video is kept beside it, as NAME.json, as long as the video does not change."""
         kept = video.with_suffix(".json")
         if kept.exists() and kept.stat().st_mtime >= video.stat().st_mtime:
             loaded: Numbers = json.loads(kept.read_text())
             return loaded
-        measured = self._meter.measure(video, portrait=portrait, audio=sound, text=text or None, max_s=None)
+        track = self._meter.track(video, None)
+        measured = self._meter.measure(video, portrait=portrait, audio=sound, max_s=None, track=track)
+        measured |= self._closures(track, words) if words.text else {}
         numbers: Numbers = {name: _plain(value) for name, value in measured.items() if name != "video"}
         kept.write_text(json.dumps(numbers, indent=1))
         return numbers
+
+    def _closures(self, track: Any, words: Words) -> dict[str, float]:
+        """Do the lips close on p, b, m? Nothing where the words cannot be found in the sound, as in some noise."""
+        seen = [(t, face.aperture) for t, face in zip(track.times_s, track.faces, strict=True) if face is not None]
+        if not seen:
+            return {}
+        times_s, gaps = np.array(seen).T
+        grid_s = np.arange(track.times_s[0], track.times_s[-1], 1 / FPS)
+        sound = self._media.audio(words.sound)
+        try:
+            found: dict[str, float] = self._phones.closures(sound, words.text, grid_s, np.interp(grid_s, times_s, gaps))
+        except RuntimeError:  # PocketSphinx, when it cannot align
+            return {}
+        return found
 
 
 def _plain(value: object) -> float | str | None:

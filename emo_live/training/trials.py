@@ -47,6 +47,11 @@ class Trial:
     text: str = ""
     pause_s: float = PAUSE_S
 
+    @property
+    def clean(self) -> Trial:
+        """The same without noise."""
+        return replace(self, name=self.name.removesuffix(f"-{self.noise}"), noise="") if self.noise else self
+
 
 def trials(pack: Pack) -> list[Trial]:
     """The fixed trials of a pack: clean ones by PLAN, then noisy twins of some."""

@@ -172,7 +172,8 @@ def test_noise_is_10_db_below_the_speech(kind: str) -> None:
 def test_a_noisy_twin_shows_the_same_motion(pack: Pack, every: list[trials.Trial]) -> None:
     twin = next(trial for trial in every if trial.noise)
     clean = next(trial for trial in every if trial.clips == twin.clips and not trial.noise)
-    heard, unspoilt = trials.act(pack, twin), trials.act(pack, clean)
+    assert twin.clean.name == clean.name
+    heard, unspoilt = trials.act(pack, twin), trials.act(pack, twin.clean)
     np.testing.assert_array_equal(heard.arkit, unspoilt.arkit)
     assert not np.array_equal(heard.pcm, unspoilt.pcm)
 
@@ -304,15 +305,30 @@ def test_worst_first() -> None:
 
 def fake_evaluator(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
     class Meter:
+        def track(self, video: Path, max_s: float | None) -> Any:
+            assert video.exists() and max_s is None
+            gaps = (0.1, None, 0.3)  # no face in the second picture
+            return SimpleNamespace(
+                times_s=[0, 0.04, 0.08], faces=[SimpleNamespace(aperture=g) if g else None for g in gaps]
+            )
+
         def measure(self, video: Path, **given: Any) -> dict[str, float | str]:
-            assert given["portrait"].exists() and given["audio"].exists() and given["text"] != ""
+            assert given["portrait"].exists() and given["audio"].exists() and given["track"]
             calls.append(video.stem)
             return {"video": str(video), "av_margin": 0.4, "av_lag_ms": float("nan"), "reference": "portrait"}
 
-    module = ModuleType("evaluate.video")
-    module.Meter = Meter  # type: ignore[attr-defined]
+    def closures(sound: Path, text: str, grid_s: np.ndarray, gaps: np.ndarray) -> dict[str, float]:
+        if text == "mumbled":
+            raise RuntimeError("Failed to stop utterance processing")
+        np.testing.assert_allclose(grid_s, [0, 0.04])
+        return {"n_bilabials": 9.0, "closure_rate": float(gaps[1])}
+
+    parts = {"video": {"Meter": Meter}, "media": {"audio": lambda path: path}, "phones": {"closures": closures}}
     monkeypatch.setitem(sys.modules, "evaluate", ModuleType("evaluate"))
-    monkeypatch.setitem(sys.modules, "evaluate.video", module)
+    for name, content in parts.items():
+        module = ModuleType(f"evaluate.{name}")
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
 def test_measured_once_as_long_as_the_video_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,12 +337,25 @@ def test_measured_once_as_long_as_the_video_stays(tmp_path: Path, monkeypatch: p
     video = tmp_path / "a.mp4"
     video.write_text("video")
     judge = judging.Judge()
-    first = judge(video, video, video, "")
+    unknown = judging.Words("", video)
+    first = judge(video, video, video, unknown)
     assert first == {"av_margin": 0.4, "av_lag_ms": None, "reference": "portrait"}
-    assert judge(video, video, video, "") == first and len(calls) == 1
+    assert judge(video, video, video, unknown) == first and len(calls) == 1
     newer(video, tmp_path / "a.json")
-    judge(video, video, video, "")
+    judge(video, video, video, unknown)
     assert len(calls) == 2
+
+
+def test_closures_where_the_words_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_evaluator(monkeypatch, [])
+    judge = judging.Judge()
+    for name in ("clear", "mumbled"):
+        (tmp_path / f"{name}.mp4").write_text("video")
+    video = tmp_path / "clear.mp4"
+    assert judge(video, video, video, judging.Words("clear", video))["closure_rate"] == pytest.approx(0.2)
+    video = tmp_path / "mumbled.mp4"
+    numbers = judge(video, video, video, judging.Words("mumbled", video))
+    assert "closure_rate" not in numbers and numbers["av_margin"] == 0.4
 
 
 def test_without_the_evaluator_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
