@@ -55,6 +55,8 @@ class OpenVinoBackend:
 
     def warm(self, lengths: tuple[int, ...]) -> None:
         """Starts compiling for these window lengths in the background, in this order."""
+        # The denoiser takes longest by far, so it goes first; the portrait is needed before the sound.
+        self._start("denoise", lengths[0])
         for name in ("prepare", "hear"):
             self._start(name, 1)
         for frames in lengths:
