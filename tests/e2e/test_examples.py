@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import wave
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+from fakes import PORTRAIT, syllables, write_wav
 
 ROOT = Path(__file__).resolve().parents[2]
-PORTRAIT = min((ROOT / "emo_live/assets/portraits").glob("*.jpg"))
 
 
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
-    """Two seconds of a humming voice-like tone, 16 kHz."""
-    t = np.arange(32_000) / 16_000
-    tone = sum(np.sin(2 * np.pi * 120 * k * t) / k for k in range(1, 9)) * (0.5 + 0.5 * np.sin(2 * np.pi * 4 * t))
-    with wave.open(str(tmp_path / "speech.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes((tone * 6000).astype("<i2").tobytes())
-    return tmp_path / "speech.wav"
+    return write_wav(tmp_path / "speech.wav", syllables(2.0))
 
 
 def run(example: str, *arguments: object) -> subprocess.CompletedProcess[str]:
