@@ -1,0 +1,271 @@
+"""Every stage on one real batch: its loss falls within a few steps, and only what it selects changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from emo_live.config import TINY
+from emo_live.models.attention import Attention
+from emo_live.models.autoencoder import MotionBasis
+from emo_live.training import autoencoder as painting
+from emo_live.training import basis as bases
+from emo_live.training import diffusion, stages
+from emo_live.training.autoencoder import Autoencoder, AutoencoderLoss
+from emo_live.training.diffusion import RATES, DiffusionLoss, Stage, Teacher, select
+from emo_live.training.distil import DistilLoss
+from emo_live.training.frame_data import FrameBatches, Shard
+from emo_live.training.motion_data import MotionData
+from emo_live.training.run import Budget, Run, load_weights, optimizers
+
+CPU = torch.device("cpu")
+Losses = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+FOREVER = Budget(minutes=1e6, steps=None, batch=2, seed=0)
+WARM = 50  # steps after which the learning rate has risen
+
+
+class EnoughError(Exception):
+    pass
+
+
+def the_same(batch: dict[str, Tensor], times: int) -> Iterator[dict[str, Tensor]]:
+    for _ in range(times):
+        yield batch
+    raise EnoughError
+
+
+def descend(run: Run, losses: Losses, batch: dict[str, Tensor], steps: int) -> list[dict[str, float]]:
+    """Steps on one batch, the noise and timesteps always the same ones. Returns what every step measured."""
+    measured: list[dict[str, float]] = []
+
+    def fixed(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        torch.manual_seed(3)
+        values = losses(given)
+        measured.append({name: float(value.detach()) for name, value in values.items()})
+        return values
+
+    run.step = WARM
+    with pytest.raises(EnoughError):
+        run.train(the_same(batch, steps), fixed)
+    run.board.close()
+    return measured
+
+
+def falls(measured: list[dict[str, float]], name: str = "loss", to: float = 0.9) -> bool:
+    values = [row[name] for row in measured]
+    assert np.isfinite(values).all()
+    return float(np.mean(values[-2:])) < to * values[0]
+
+
+def changed(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture(autouse=True)
+def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Attention, "kernel", "matmul")
+
+
+@pytest.fixture
+def model() -> Teacher:
+    torch.manual_seed(0)
+    return Teacher(TINY)
+
+
+@pytest.fixture
+def painter(basis: MotionBasis) -> Autoencoder:
+    torch.manual_seed(0)
+    made = Autoencoder(TINY.autoencoder)
+    made.flow.basis.load_state_dict(basis.state_dict())
+    return made
+
+
+@pytest.fixture(scope="module")
+def frames(shards: list[Shard]) -> dict[str, Tensor]:
+    return FrameBatches(shards, 1, painting.PER_PORTRAIT, seed=0).draw()
+
+
+def windows(data: MotionData, size: int, frames: int, ahead: int = 0) -> dict[str, Tensor]:
+    return next(data.batches(size, (frames,), seed=0, ahead=ahead))
+
+
+def test_autoencoder(painter: Autoencoder, frames: dict[str, Tensor], tmp_path: Path) -> None:
+    before = copied(painter)
+    run = Run(tmp_path, painter, optimizers(painter, 6e-3, 1.5e-3), FOREVER)
+    measured = descend(run, AutoencoderLoss(painter, run, CPU), frames, 12)
+    assert falls(measured) and falls(measured, "mouth")
+    assert before.keys() - changed(painter, before) == {"flow.basis.basis", "flow.basis.scale"}
+
+
+def test_the_discriminator_joins_late(painter: Autoencoder, frames: dict[str, Tensor]) -> None:
+    early: Any = SimpleNamespace(progress=painting.CRITIC_FROM - 0.01)
+    loss = AutoencoderLoss(painter, early, CPU)
+    critic = copied(loss.critic)
+    assert "critic" not in loss(frames) and not changed(loss.critic, critic)
+    loss.run = SimpleNamespace(progress=painting.CRITIC_FROM + 0.01)  # type: ignore[assignment]
+    values = loss(frames)
+    assert {"critic", "adversarial"} <= values.keys()
+    assert changed(loss.critic, critic), "it has made a step of its own"
+    values["adversarial"].backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in painter.mouth.parameters())
+    assert all(p.requires_grad for p in loss.critic.parameters()), "it goes on learning"
+
+
+def test_a_portrait_is_encoded_once_for_its_frames(painter: Autoencoder, frames: dict[str, Tensor]) -> None:
+    z = painter.flow.basis.encode(frames["motion"])
+    with torch.no_grad():
+        together = painting.decode(painter, frames, z, painting.PER_PORTRAIT)
+        alone = painting.decode(painter, frames, z)
+    for name, value in together.items():
+        torch.testing.assert_close(value, alone[name], rtol=0, atol=1e-4)
+
+
+def test_hearing(model: Teacher, data: MotionData, tmp_path: Path) -> None:
+    for name, p in model.named_parameters():
+        p.requires_grad_(name.startswith(("audioproj", "shape_head")))
+    before, run = copied(model), Run(tmp_path, model, optimizers(model, 6e-3, 1e-3), FOREVER)
+
+    def loss(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss": model.shape_loss(model.audio_tokens(batch["features"][:, 0]), batch["arkit"][:, 0])}
+
+    assert falls(descend(run, loss, windows(data, 4, 8), 6), to=0.5)
+    assert {name.split(".")[0] for name in changed(model, before)} == {"audioproj", "shape_head"}
+
+
+def diffuse(model: Teacher, stage: Stage, data: MotionData, basis: MotionBasis, folder: Path, steps: int) -> Any:
+    """What was measured and which parts changed."""
+    select(model, stage)
+    before, run = copied(model), Run(folder, model, optimizers(model, *RATES[stage]), FOREVER)
+    batch = windows(data, 2, 1) if stage is Stage.IMAGE else windows(data, 1, 4)
+    measured = descend(run, DiffusionLoss(model, basis, CPU, stage), batch, steps)
+    moved = changed(model, before)
+    assert moved <= {name for name, p in model.named_parameters() if p.requires_grad}
+    return measured, moved
+
+
+def heard_or_temporal(name: str) -> bool:
+    return any(part in name for part in ("audio", "motion_modules", "speed_encoder", "shape_head"))
+
+
+@pytest.mark.slow
+def test_image(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path) -> None:
+    measured, moved = diffuse(model, Stage.IMAGE, data, basis, tmp_path, 5)
+    assert falls(measured, to=0.6) and measured[0]["shapes"] == 0
+    assert not any(map(heard_or_temporal, moved))
+    assert {"denoising_unet", "reference_unet", "face_locator", "portrait_encoder"} <= {n.split(".")[0] for n in moved}
+
+
+@pytest.mark.slow
+def test_video(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path) -> None:
+    measured, moved = diffuse(model, Stage.VIDEO, data, basis, tmp_path, 5)
+    assert falls(measured, to=0.6) and falls(measured, "v") and falls(measured, "shapes")
+    for part in ("motion_modules", "audio_modules", "audioproj", "speed_encoder", "reference_unet", "shape_head"):
+        assert any(part in name for name in moved), part
+
+
+@pytest.mark.slow
+def test_speed(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path) -> None:
+    measured, moved = diffuse(model, Stage.SPEED, data, basis, tmp_path, 8)
+    assert falls(measured, "v", to=0.95)
+    assert all("motion_modules" in name or name.startswith("speed_encoder") for name in moved)
+    assert any("motion_modules" in name for name in moved) and any(name.startswith("speed_encoder") for name in moved)
+
+
+@pytest.mark.slow
+def test_distil(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path) -> None:
+    run = Run(tmp_path, model, optimizers(model, 4e-3, 8e-4), FOREVER)
+    measured = descend(run, DistilLoss(model, basis, CPU), windows(data, 2, 2, ahead=1), 5)
+    assert falls(measured, to=0.6) and falls(measured, "shapes")
+    for row in measured:
+        assert row["loss"] == pytest.approx(row["miss"] - 0.5 * row["spread"] + row["shapes"], rel=1e-4)
+        assert row["spread"] > 0
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_selection(model: Teacher, stage: Stage) -> None:
+    select(model, Stage.SPEED)
+    select(model, stage)  # whatever was frozen before
+    chosen = {name for name, p in model.named_parameters() if p.requires_grad}
+    every = {name for name, _ in model.named_parameters()}
+    temporal = {name for name in every if "motion_modules" in name or name.startswith("speed_encoder")}
+    heard = {name for name in every if "audio" in name or name.startswith("shape_head")}
+    wanted = {Stage.IMAGE: every - temporal - heard, Stage.VIDEO: every, Stage.SPEED: temporal}
+    assert chosen == wanted[stage] and chosen
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Stages without their steps: what would be trained is remembered and saved as it is."""
+    started: list[nn.Module] = []
+
+    def train(self: Run, *_: Any, **__: Any) -> dict[str, float]:
+        started.append(self.module)
+        self.save()
+        self.board.close()
+        return {}
+
+    monkeypatch.setattr(Run, "train", train)
+    return started
+
+
+def marked(folder: Path, stage: str, value: float) -> Path:
+    """A finished stage in which all trained weights have one value."""
+    module = Teacher(TINY)
+    if stage == "hearing":
+        for name, p in module.named_parameters():
+            p.requires_grad_(name.startswith(("audioproj", "shape_head")))
+    else:
+        select(module, Stage(stage))
+    for p in module.parameters():
+        p.data.fill_(value if p.requires_grad else -1)
+    run = Run(folder / stage, module, optimizers(module, 0.1, 0.1), FOREVER)
+    run.save()
+    run.board.close()
+    return folder / stage
+
+
+def values(module: nn.Module) -> dict[str, float]:
+    """By parameter: the one value that it has everywhere, or NaN."""
+    flat = {name: p.detach().flatten() for name, p in module.named_parameters()}
+    return {name: float(p[0]) if bool((p == p[0]).all()) else float("nan") for name, p in flat.items()}
+
+
+def test_a_stage_starts_from_what_the_ones_before_trained(
+    data: MotionData, basis: MotionBasis, tmp_path: Path, brief: list[nn.Module]
+) -> None:
+    folders = [marked(tmp_path, stage, k + 7.0) for k, stage in enumerate(("image", "hearing"))]
+    diffusion.train(Stage.VIDEO, (data, data), basis, folders, tmp_path / "video", Budget(1, 1, 2, 0))
+    found = values(brief[0])
+    assert found["audioproj.proj1.weight"] == found["shape_head.bias"] == 8
+    assert found["denoising_unet.conv_in.weight"] == found["reference_unet.conv_in.weight"] == 7
+    untouched = [name for name in found if "motion_modules" in name]
+    assert untouched and not any(found[name] in (7, 8, -1) for name in untouched)
+    loaded = Teacher(TINY)
+    load_weights(loaded, tmp_path / "video")
+    assert values(loaded)["denoising_unet.conv_in.weight"] == 7
+
+
+def test_a_student_starts_as_its_teacher(
+    data: MotionData, basis: MotionBasis, tmp_path: Path, brief: list[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last stage trains temporal layers only: its own weights are not the whole teacher."""
+    for k, stage in enumerate(("image", "hearing", "video", "speed")):
+        marked(tmp_path, stage, k + 1.0)
+    monkeypatch.setattr(stages, "motion_data", lambda pack, work: (data, data))
+    monkeypatch.setattr(bases, "load_basis", lambda path: basis)
+    stages.distil(tmp_path, tmp_path, minutes=1, steps=1, batch=2, seed=0)
+    found = values(brief[0])
+    temporal = {name for name in found if "motion_modules" in name or name.startswith("speed_encoder")}
+    assert {found[name] for name in temporal} == {4.0}
+    assert {found[name] for name in found.keys() - temporal} == {3.0}
