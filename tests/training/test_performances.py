@@ -65,6 +65,12 @@ def test_names_of_one_clip_move_differently(pack: Pack) -> None:
     assert all(abs(ratio - 1) > 0.005 and 0.5 < ratio < 1.8 for ratio in ratios), "heads turn more or less"
 
 
+def test_every_name_has_its_own_liveliness(pack: Pack) -> None:
+    """By what factor a head turns depends on the whole name, not on its length or its ending."""
+    made = [perform(pack, name).pose.std() / pack.motion(name)[1].std() for name in ("made_1", "made_2")]
+    assert abs(made[0] - made[1]) > 0.005
+
+
 def pause_of(pcm: Float32) -> tuple[int, int]:
     """First sample and one past the last of the longest stretch of exact zeros."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], pcm == 0, [False]]).astype(int)))
