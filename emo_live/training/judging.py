@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from emo_live.errors import NotSupportedError
-from emo_live.types import FPS
 
 INF = math.inf
 Numbers = dict[str, float | str | None]
@@ -69,6 +68,7 @@ DRIFT: dict[str, Goal] = {
     "drift_colour": Goal(-INF, 2.5),
 }
 WORST = 8
+BY_CLEAN_SOUND = ("closure_rate", "n_bilabials", "vowel_open_rate", "silent_mouth_std")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class Judge:
 
     def __init__(self) -> None:
         try:
-            self._meter = import_module("evaluate.video").Meter()
-            self._media, self._phones = import_module("evaluate.media"), import_module("evaluate.phones")
+            self._video, self._media = import_module("evaluate.video"), import_module("evaluate.media")
+            self._meter = self._video.Meter()
         except ModuleNotFoundError as error:
             raise NotSupportedError(HELP) from error
 
@@ -97,24 +97,21 @@ class Judge:
             return loaded
         track = self._meter.track(video, None)
         measured = self._meter.measure(video, portrait=portrait, audio=sound, max_s=None, track=track)
-        measured |= self._closures(track, words) if words.text else {}
+        measured |= self._by_clean_sound(track, words)
         numbers: Numbers = {name: _plain(value) for name, value in measured.items() if name != "video"}
         kept.write_text(json.dumps(numbers, indent=1))
         return numbers
 
-    def _closures(self, track: Any, words: Words) -> dict[str, float]:
-        """Do the lips close on p, b, m? Nothing where the words cannot be found in the sound, as in some noise."""
-        seen = [(t, face.aperture) for t, face in zip(track.times_s, track.faces, strict=True) if face is not None]
-        if not seen:
+    def _by_clean_sound(self, track: Any, words: Words) -> dict[str, float]:
+        """What noise would hide: when p, b and m are, and when nothing is said. No words found: no closures."""
+        if not any(track.faces):
             return {}
-        times_s, gaps = np.array(seen).T
-        grid_s = np.arange(track.times_s[0], track.times_s[-1], 1 / FPS)
         sound = self._media.audio(words.sound)
         try:
-            found: dict[str, float] = self._phones.closures(sound, words.text, grid_s, np.interp(grid_s, times_s, gaps))
+            found = self._video.lips(track, sound, words.text or None)
         except RuntimeError:  # PocketSphinx, when it cannot align
-            return {}
-        return found
+            found = self._video.lips(track, sound, None)
+        return {name: found[name] for name in BY_CLEAN_SOUND if name in found}
 
 
 def _plain(value: object) -> float | str | None:

@@ -307,23 +307,23 @@ def fake_evaluator(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
     class Meter:
         def track(self, video: Path, max_s: float | None) -> Any:
             assert video.exists() and max_s is None
-            gaps = (0.1, None, 0.3)  # no face in the second picture
-            return SimpleNamespace(
-                times_s=[0, 0.04, 0.08], faces=[SimpleNamespace(aperture=g) if g else None for g in gaps]
-            )
+            return SimpleNamespace(faces=[None, "face"])
 
         def measure(self, video: Path, **given: Any) -> dict[str, float | str]:
             assert given["portrait"].exists() and given["audio"].exists() and given["track"]
             calls.append(video.stem)
             return {"video": str(video), "av_margin": 0.4, "av_lag_ms": float("nan"), "reference": "portrait"}
 
-    def closures(sound: Path, text: str, grid_s: np.ndarray, gaps: np.ndarray) -> dict[str, float]:
+    def lips(_track: Any, sound: str, text: str | None) -> dict[str, float]:
         if text == "mumbled":
             raise RuntimeError("Failed to stop utterance processing")
-        np.testing.assert_allclose(grid_s, [0, 0.04])
-        return {"n_bilabials": 9.0, "closure_rate": float(gaps[1])}
+        quiet = {"av_margin": 0.9, "silent_mouth_std": 0.01 if sound == "clean" else 0.09}
+        return quiet | {"n_bilabials": 9.0, "closure_rate": 0.2} if text else quiet
 
-    parts = {"video": {"Meter": Meter}, "media": {"audio": lambda path: path}, "phones": {"closures": closures}}
+    parts: dict[str, dict[str, Any]] = {
+        "video": {"Meter": Meter, "lips": lips},
+        "media": {"audio": lambda path: path.stem.split("-")[-1]},
+    }
     monkeypatch.setitem(sys.modules, "evaluate", ModuleType("evaluate"))
     for name, content in parts.items():
         module = ModuleType(f"evaluate.{name}")
@@ -337,25 +337,27 @@ def test_measured_once_as_long_as_the_video_stays(tmp_path: Path, monkeypatch: p
     video = tmp_path / "a.mp4"
     video.write_text("video")
     judge = judging.Judge()
-    unknown = judging.Words("", video)
+    unknown = judging.Words("", tmp_path / "clean.wav")
     first = judge(video, video, video, unknown)
-    assert first == {"av_margin": 0.4, "av_lag_ms": None, "reference": "portrait"}
+    assert first == {"av_margin": 0.4, "av_lag_ms": None, "reference": "portrait", "silent_mouth_std": 0.01}
     assert judge(video, video, video, unknown) == first and len(calls) == 1
     newer(video, tmp_path / "a.json")
     judge(video, video, video, unknown)
     assert len(calls) == 2
 
 
-def test_closures_where_the_words_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_and_silence_by_the_clean_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_evaluator(monkeypatch, [])
     judge = judging.Judge()
     for name in ("clear", "mumbled"):
         (tmp_path / f"{name}.mp4").write_text("video")
-    video = tmp_path / "clear.mp4"
-    assert judge(video, video, video, judging.Words("clear", video))["closure_rate"] == pytest.approx(0.2)
+    video, clean = tmp_path / "clear.mp4", tmp_path / "00-clean.wav"
+    numbers = judge(video, video, video, judging.Words("clear", clean))
+    assert (numbers["closure_rate"], numbers["silent_mouth_std"]) == (0.2, 0.01)
+    assert numbers["av_margin"] == 0.4, "lips are compared with the sound that is heard"
     video = tmp_path / "mumbled.mp4"
-    numbers = judge(video, video, video, judging.Words("mumbled", video))
-    assert "closure_rate" not in numbers and numbers["av_margin"] == 0.4
+    numbers = judge(video, video, video, judging.Words("mumbled", clean))
+    assert "closure_rate" not in numbers and numbers["silent_mouth_std"] == 0.01
 
 
 def test_without_the_evaluator_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
