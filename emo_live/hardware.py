@@ -101,8 +101,12 @@ def memory(root: Path = _ROOT) -> Memory:
     return Memory(total=total, available=fields.get("MemAvailable"), limit=_memory_limit(root))
 
 
-def peak_rss_bytes() -> int | None:
-    """The most memory that this process has held so far; None on systems without getrusage."""
+def peak_rss_bytes(root: Path = _ROOT) -> int | None:
+    """The most memory that this process has held so far; None on systems that do not tell."""
+    # Linux's getrusage also counts what the parent held when it started this process.
+    for line in _read(root / "proc/self/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:

@@ -9,6 +9,7 @@ from typing import Literal
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 SUMS = "SHA256SUMS"
+MODEL = "tiny"  # the folder without which nothing can be rendered
 
 
 @dataclass(frozen=True, slots=True)

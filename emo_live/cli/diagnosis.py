@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from emo_live import hardware
-from emo_live.cli.assets import SUMS, check_assets
+from emo_live.cli.assets import MODEL, SUMS, check_assets
 
 State = Literal["ok", "optional", "broken"]
 
@@ -142,6 +142,8 @@ def _assets() -> list[Check]:
     if not assets:
         return [Check("models", "broken", f"no {SUMS} in the package", "install emo-live again")]
     checks = []
+    if not any(asset.name.startswith(f"{MODEL}/") for asset in assets):
+        checks.append(Check("model", "broken", f"no {MODEL} in the package", "install emo-live again"))
     for asset in assets:
         size = "" if asset.size_bytes is None else f"{asset.size_bytes / 1e6:.2f} MB"
         if asset.state == "ok":

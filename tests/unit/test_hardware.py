@@ -103,3 +103,8 @@ def test_this_machine_as_json() -> None:
     assert machine["cpu"]["best_precision"] in {"bf16", "int8", "fp32"}
     peak = hardware.peak_rss_bytes()
     assert peak is None or peak > 1_000_000
+
+
+def test_peak_memory(tmp_path: Path) -> None:
+    assert hardware.peak_rss_bytes(make(tmp_path, {"proc/self/status": "Name: x\nVmHWM:\t   2000 kB\n"})) == 2_048_000
+    assert (hardware.peak_rss_bytes(tmp_path / "nowhere") or 1) > 0
