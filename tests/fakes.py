@@ -17,6 +17,7 @@ from emo_live import samples
 from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared
+from emo_live.engine.motion_prior import MotionPrior, readout_of
 from emo_live.engine.pictures import FLOW_SIZE, MOUTH_SIZE, mouth_origin
 from emo_live.engine.test_pattern import TestPatternEngine
 from emo_live.render import RenderOptions
@@ -89,11 +90,21 @@ class PatternEngines:
         return engine
 
 
+def plain_prior(shape: tuple[int, int, int] = LATENT) -> MotionPrior:
+    """Foretells rest, and gives every channel white noise of its own, the same in all its cells."""
+    channels = shape[0]
+    basis = np.repeat(np.eye(channels, dtype=np.float32), shape[1] * shape[2], axis=1)
+    gains = np.ones(basis.shape[1], np.float32)
+    ahead = np.zeros((TINY.prior.frames, TINY.emo.motion_frames, channels), np.float32)
+    return MotionPrior(shape, basis, readout_of(basis, gains), ahead, np.zeros(channels, np.float32))
+
+
 @dataclass
 class FakeBackend:
     """Loud sound opens the mouth: latents are a little noise plus the level of the sound in the first channel."""
 
     name: str = "fake"
+    prior: MotionPrior = field(default_factory=plain_prior)
     pose_basis: Float32 = field(default_factory=lambda: np.zeros((6, int(np.prod(LATENT))), np.float32))
     pose_readout: Float32 = field(default_factory=lambda: np.zeros((int(np.prod(LATENT)), 6), np.float32))
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes import plain_prior
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES
 from emo_live.engine import window as window_module
 from emo_live.engine.base import EngineFrame, Prepared
-from emo_live.engine.noise import DECAYS, FrameNoise
+from emo_live.engine.motion_prior import FrameNoise, MotionPrior
 from emo_live.engine.window import LIVE, LOOK_AHEAD, OFFLINE, Controls, RollingWindow, WindowPolicy
 from emo_live.errors import BadInputError
 
@@ -24,7 +25,9 @@ class FakeBackend:
     """Latents of a frame are its noise plus the mean of the sound it sees, so every dependence shows in the result."""
 
     name: str = "fake"
+    prior: MotionPrior = field(default_factory=plain_prior)
     calls: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    answers: list[np.ndarray] = field(default_factory=list)
     on_denoise: Any = None
 
     def hear(self, mel: np.ndarray) -> np.ndarray:
@@ -35,7 +38,9 @@ class FakeBackend:
         if self.on_denoise:
             self.on_denoise()
         heard = sound.reshape(len(noisy) + 4, 2)[2:-2].mean(1)
-        return -(noisy + motion[-1].mean() * 0.5 + heard[:, None, None, None])
+        clean = noisy + motion[-1].mean() * 0.5 + heard[:, None, None, None]
+        self.answers.append(clean)
+        return -clean
 
     def close(self) -> None: ...
 
@@ -123,22 +128,36 @@ def test_another_seed_gives_other_frames() -> None:
 
 
 def test_noise_belongs_to_the_frame_not_to_the_window() -> None:
-    shape = (16, 4, 4)
-    forwards, anew = FrameNoise(7, shape), FrameNoise(7, shape)
+    forwards, anew = FrameNoise(7, plain_prior()), FrameNoise(7, plain_prior())
     rolled = [forwards(index) for index in range(300)]
     for index in (250, 3, 0, 251):
         assert np.array_equal(anew(index), rolled[index])
-    assert not np.array_equal(rolled[5], FrameNoise(8, shape)(5))
+    assert not np.array_equal(rolled[5], FrameNoise(8, plain_prior())(5))
 
 
 def test_noise_is_normal_and_as_slow_as_it_should_be() -> None:
-    noise = FrameNoise(1, (16, 8, 8))
-    frames = np.stack([noise(index) for index in range(400)]).reshape(400, 4, -1)
-    assert abs(frames.mean()) < 0.05
-    for group, decay in enumerate(DECAYS):
+    decay = np.repeat(np.array([0, 0.6, 0.88, 0.96], np.float32), 4)
+    noise = FrameNoise(1, replace(plain_prior((16, 1, 1)), decay=decay))
+    frames = np.stack([noise(index) for index in range(6000)]).reshape(6000, 4, 4)
+    for group, expected in enumerate(decay[::4]):
         values = frames[:, group]
-        assert values.std() == pytest.approx(1, abs=0.08)
-        assert np.mean(values[1:] * values[:-1]) == pytest.approx(decay, abs=0.06)
+        assert values.std() == pytest.approx(1, abs=0.08) and abs(values.mean()) < 0.15
+        assert np.mean(values[1:] * values[:-1]) == pytest.approx(expected, abs=0.06)
+
+
+def test_what_the_motion_frames_foretell_is_added() -> None:
+    prior = plain_prior()
+    weights = np.zeros_like(prior.ahead)
+    weights[:, 0], weights[:, 1] = -0.5, 1.0
+    backend = FakeBackend(prior=replace(prior, ahead=weights))
+    frames = drive(make(WindowPolicy((4,)), backend), speech(20))
+    np.testing.assert_allclose(
+        frames[0].video, backend.answers[0][0], atol=1e-5, err_msg="at first nothing is foretold"
+    )
+    motion = backend.calls[1][1]
+    foretold = (-0.5 * motion[0] + motion[1]).mean(axis=(1, 2), keepdims=True)
+    for frame, answer in zip(frames[4:8], backend.answers[1], strict=True):
+        np.testing.assert_allclose(frame.video, answer + foretold, atol=1e-4)
 
 
 def test_motion_frames_are_the_last_frames_of_the_window_before() -> None:
