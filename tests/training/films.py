@@ -1,4 +1,4 @@
-"""Films for the tests, made of a bundled portrait: its picture moved by known amounts, with a voice."""
+"""Films for the tests, made of a bundled portrait: moved by known amounts, with a voice. And checkpoints of modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from emo_live.types import Float32, UInt8
 
@@ -38,6 +40,13 @@ def voice(seconds: float, start_s: float = 0.0) -> Float32:
     t = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
     wave = 0.3 * np.sin(2 * np.pi * 220 * t) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * t))
     return np.asarray(wave * (t >= start_s), np.float32)
+
+
+def checkpoint(module: nn.Module, folder: Path) -> None:
+    """What a finished stage leaves for those after it."""
+    folder.mkdir()
+    trained = [name for name, _ in module.named_parameters()]
+    torch.save({"ema": module.state_dict(), "trained": trained}, folder / "state.pt")
 
 
 def write(

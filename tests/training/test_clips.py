@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +18,12 @@ from emo_live.face.crop import crop_face
 from emo_live.face.landmarker import BLENDSHAPES, FaceFinder
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.autoencoder import MotionBasis
-from emo_live.training import clips, takes
+from emo_live.training import clips, sound, takes
 from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.encoder_stage import new_encoder
 from emo_live.training.motion_data import MotionData
 from emo_live.training.sound import KEPT, STRIDE
-from emo_live.training.stages import motion_data
+from emo_live.training.stages import main, motion_data
 from emo_live.training.takes import Row, at_times, gather, read_rows, split_table, steps_of, take_names, write_rows
 from emo_live.types import UInt8
 
@@ -157,6 +158,29 @@ def test_what_is_done_is_not_done_again(folder: Path, made: Path, monkeypatch: p
     os.utime(target, (0, 0))
     with pytest.raises(AssertionError, match="was done before"):
         clips.write_tracks(made, None, 1.0)  # type: ignore[arg-type]
+
+
+def test_the_command_does_it_all_and_tunes_the_encoder(
+    folder: Path, made: Path, basis: MotionBasis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(made, work)
+    torch.manual_seed(0)
+    autoencoder, encoder = Autoencoder(TINY.autoencoder), new_encoder(basis)
+    autoencoder.flow.basis.load_state_dict(basis.state_dict())
+    encoder.conv_out.bias.data += 1
+    films.checkpoint(autoencoder, work / "autoencoder")
+    films.checkpoint(encoder, work / "encoder")
+    monkeypatch.setattr(sound, "whisper_encoder", lambda path: None)
+    options = ["--whisper", "unused.pt", "--work", str(work)]
+    track = work / "tracks" / "clip_day_one_a_b.npz"
+    before = np.load(track)["z0"]
+    assert main(["clips", str(folder), *options]) == 0
+    wrong = np.load(track)["z0"]
+    assert np.allclose(wrong - before, 1, atol=0.02), "the encoder is newer than the tracks, so they are made anew"
+    assert main(["clips", str(folder), *options, "--tune", "0.0001", "--batch", "2"]) == 0
+    assert (work / "encoder_tuned" / "state.pt").exists()
+    assert not np.array_equal(np.load(track)["z0"], wrong), "the tuned one is newer still"
 
 
 def test_without_an_encoder_it_says_what_to_do(tmp_path: Path) -> None:
