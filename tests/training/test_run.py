@@ -125,6 +125,19 @@ def test_a_checkpoint_is_whole_or_the_one_before(tmp_path: Path, monkeypatch: py
     assert started(tmp_path, Small()).step == 0
 
 
+def test_a_checkpoint_gets_its_name_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, written, save = started(tmp_path, Small()), [], torch.save
+
+    def watched(state: Any, path: Path) -> None:
+        written.append(path.name)
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", watched)
+    run.save()
+    assert written == ["state.pt.part"]
+    assert sorted(path.name for path in tmp_path.glob("state*")) == ["state.pt"]
+
+
 def test_a_checkpoint_holds_no_code(tmp_path: Path) -> None:
     train(started(tmp_path, Small()))
     state = torch.load(tmp_path / "state.pt", weights_only=True)
