@@ -11,7 +11,17 @@ import pytest
 
 from emo_live.face.crop import crop_affine
 from emo_live.face.landmarker import BLENDSHAPES, Face, FaceFinder
-from emo_live.training.face_track import FaceTrack, Fault, follow, judge, main_fault, neutral, sharpness, stretches
+from emo_live.training.face_track import (
+    FaceTrack,
+    Fault,
+    _bridged,
+    follow,
+    judge,
+    main_fault,
+    neutral,
+    sharpness,
+    stretches,
+)
 from emo_live.training.frame_data import Shard
 from emo_live.training.head_pose import DISTANCE_CM, FOCAL, RIGID_HEAD, head_poses
 from emo_live.types import Box, Float32
@@ -64,6 +74,18 @@ def test_cuts_and_faults_divide_a_film(face: Face) -> None:
     assert spans(cut) == [(0, 60), (60, 150)]
     assert spans(spoiled(still(face, 150), slice(60, 61), Fault.SEVERAL)) == [(0, 60), (61, 150)]
     assert spans(spoiled(still(face, 150), slice(60, 140), Fault.TURNED)) == [(0, 60)]
+
+
+def test_a_face_lost_for_a_moment_is_bridged_if_it_comes_back_where_it_was(face: Face) -> None:
+    # not through `follow`, which would need blurred pictures
+    def bridged(lost: int, shift: float) -> list[Fault]:
+        track = spoiled(still(face, 20), slice(8, 8 + lost))
+        track.points[8 + lost :] += np.float32([shift, 0])
+        return _bridged(track).faults
+
+    assert bridged(3, 10) == [Fault.NONE] * 20
+    assert bridged(3, 90)[7:12] == [Fault.NONE, *[Fault.NO_FACE] * 3, Fault.NONE]
+    assert bridged(4, 0)[8:12] == [Fault.NO_FACE] * 4
 
 
 def test_a_long_film_is_divided_evenly(face: Face) -> None:
