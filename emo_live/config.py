@@ -143,12 +143,21 @@ class EmoConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MotionPriorConfig:
+    """Linear model of motion latents: how many components, and how many frames ahead it foretells."""
+
+    components: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
 class TinyConfig:
     """`emo` works on motion latents; `patch` folds (C, h, w) into (C * patch^2, h / patch, w / patch)."""
 
     emo: EmoConfig
     whisper: WhisperConfig
     autoencoder: AutoencoderConfig
+    prior: MotionPriorConfig
     patch: int
     portrait_size: int  # px of the portrait that the portrait encoder sees
     portrait_channels: int
@@ -201,6 +210,7 @@ TINY = TinyConfig(
         mouth_width=48,
         mouth_blocks=3,
     ),
+    prior=MotionPriorConfig(components=384, frames=8),
     patch=2,
     portrait_size=256,
     portrait_channels=64,

@@ -17,6 +17,7 @@ from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared
 from emo_live.engine.locator_mask import locator_mask
+from emo_live.engine.motion_prior import MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.engine.tiny_graphs import bank_inputs
 from emo_live.errors import EngineError
@@ -26,9 +27,17 @@ if TYPE_CHECKING:
     import openvino
 
 ASSETS = Path(__file__).parents[1] / "assets" / "tiny"
-_FRAME_INPUTS = {"denoise": ("noisy",), "motion": ("z",), "paint": ("warped", "motion")}  # whose first dimension is T
-_EXACT = ("motion",)  # flow rounded to bf16 would be off by a tenth of a pixel at 512 px: still things would tremble
-_WINDOW_INPUTS = {"denoise": ("sound", "speed")}  # longer than T by the neighbours
+_FRAME_INPUTS = {
+    "shapes": (),
+    "denoise": ("noisy",),
+    "motion": ("z",),
+    "paint": ("warped", "motion"),
+}  # whose first dimension is T
+_EXACT = (
+    "shapes",
+    "motion",
+)  # flow rounded to bf16 would be off by a tenth of a pixel at 512 px: still things would tremble
+_WINDOW_INPUTS = {"shapes": ("sound",), "denoise": ("sound", "speed")}  # longer than T by the neighbours
 
 
 class OpenVinoBackend:
@@ -46,6 +55,7 @@ class OpenVinoBackend:
         self.precision = precision or self._best_precision()
         self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
         self._lock = threading.Lock()
+        self.prior = MotionPrior.load(assets / "prior.npz")
         with np.load(assets / "pose.npz", allow_pickle=False) as pose:
             self.pose_basis, self.pose_readout = pose["basis"].astype(np.float32), pose["readout"].astype(np.float32)
         self._compiler = ThreadPoolExecutor(2, thread_name_prefix="emo-live-compile")
@@ -120,6 +130,11 @@ class OpenVinoBackend:
     def hear(self, mel: Float32) -> Float32:
         out: Float32 = self._run("hear", 1, {"mel": mel[None]})[0][0]
         return out
+
+    def shapes(self, sound: Float32) -> Float32:
+        frames = len(sound) // TINY.emo.audio_projection.blocks - TINY.emo.audio_projection.frames + 1
+        out: Float32 = self._run("shapes", frames, {"sound": sound})[0]
+        return out.copy()
 
     def denoise(
         self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32

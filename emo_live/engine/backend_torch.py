@@ -13,10 +13,12 @@ from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared
 from emo_live.engine.locator_mask import locator_mask
+from emo_live.engine.motion_prior import MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.autoencoder import AppearanceEncoder, FlowDecoder, MouthPainter
-from emo_live.models.emo import Portrait, TinyEmo, frame_windows
+from emo_live.models.emo import Portrait, TinyEmo
+from emo_live.models.hearing import Hearing
 from emo_live.models.weights import load_state, part_of
 from emo_live.types import Float32
 
@@ -27,6 +29,7 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
+        self.prior = MotionPrior.load(folder / "prior.npz")
         with np.load(folder / "pose.npz", allow_pickle=False) as pose:
             self.pose_basis, self.pose_readout = pose["basis"].astype(np.float32), pose["readout"].astype(np.float32)
 
@@ -34,7 +37,9 @@ class TorchBackend:
         a = TINY.autoencoder
         self.emo, self.whisper = TinyEmo(TINY), WhisperEncoder(TINY.whisper)
         self.appearance, self.flow, self.mouth = AppearanceEncoder(a), FlowDecoder(a), MouthPainter(a)
+        self.hearing = Hearing(TINY.emo.audio_projection)
         parts: dict[str, nn.Module] = {
+            "hearing.": self.hearing,
             "emo.": self.emo,
             "whisper.": self.whisper,
             "autoencoder.appearance.": self.appearance,
@@ -67,25 +72,19 @@ class TorchBackend:
         return self._array(self.whisper(self._tensor(mel[None])))[0]
 
     @torch.inference_mode()
+    def shapes(self, sound: Float32) -> Float32:
+        return self._array(self.hearing(self._tensor(sound[None])))[0]
+
+    @torch.inference_mode()
     def denoise(
         self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32
     ) -> Float32:
         emo, portrait = self.emo, avatar.features["emo"]
         assert isinstance(portrait, Portrait)
-        features = frame_windows(
-            self._tensor(sound[None]), TINY.emo.audio_projection.blocks, TINY.emo.audio_projection.frames // 2
-        )
         times = torch.full((1, len(noisy)), timestep, device=self.device)
         bank = emo.motion_bank(self._tensor(motion[None]), portrait)
-        v = emo.velocity(
-            emo.fold(self._tensor(noisy[None])),
-            times,
-            portrait,
-            bank,
-            emo.audioproj(features),
-            emo.speed_encoder(self._tensor(speed[None])),
-        )
-        return self._array(emo.unfold(v)[0])
+        tokens, pace = emo.audio_tokens(self._tensor(sound[None])), emo.speed_encoder(self._tensor(speed[None]))
+        return self._array(emo.denoise(self._tensor(noisy[None]), times, portrait, bank, tokens, pace)[0])
 
     @torch.inference_mode()
     def motion(self, avatar: Prepared, latents: Float32) -> Float32:

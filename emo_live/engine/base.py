@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from emo_live.avatar import Avatar
+from emo_live.engine.motion_prior import MotionPrior
 from emo_live.types import Float32, Int16, UInt8
 
 
@@ -28,10 +29,12 @@ class Prepared:
 class Backend(Protocol):
     """Tensor work of one model. n motion frames, T frames of a window, latents (16, 16, 16).
 
+    prior: the linear motion model that the latents are generated around.
     pose_basis: (6, 4096), what a unit of head pose is in latents; pose_readout: (4096, 6), the pose of latents.
     """
 
     name: str
+    prior: MotionPrior
     pose_basis: Float32
     pose_readout: Float32
 
@@ -39,6 +42,9 @@ class Backend(Protocol):
 
     def hear(self, mel: Float32) -> Float32:
         """(80, 160) log-mel -> (L, D) newest sound features, oldest first."""
+
+    def shapes(self, sound: Float32) -> Float32:
+        """((T + 2m) * 2, D) sound features -> (T, S) mouth shapes that are heard."""
 
     def denoise(
         self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32

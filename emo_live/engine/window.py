@@ -15,7 +15,7 @@ import numpy as np
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_STEP, log_mel
 from emo_live.config import TINY
 from emo_live.engine.base import Backend, EngineFrame, Prepared
-from emo_live.engine.noise import FrameNoise
+from emo_live.engine.motion_prior import FrameNoise
 from emo_live.engine.pictures import PictureMaker
 from emo_live.engine.schedule import FewStepSampler
 from emo_live.errors import BadInputError
@@ -80,10 +80,9 @@ class RollingWindow:
         self.pictures = PictureMaker(backend, avatar, size, full_frame=full_frame)
         self.shape = self.pictures.shape
         self._cancelled = threading.Event()
-        self._shape = (TINY.autoencoder.latent_channels, TINY.autoencoder.latent_size, TINY.autoencoder.latent_size)
-        self._noise = FrameNoise(seed, self._shape)
+        self._noise, self._traits = FrameNoise(seed, backend.prior), backend.prior.traits(avatar.avatar.landmarks)
         self._latents: deque[Float32] = deque(
-            [np.zeros(self._shape, np.float32)] * MOTION_FRAMES, maxlen=HISTORY + MOTION_FRAMES
+            [np.zeros(backend.prior.shape, np.float32)] * MOTION_FRAMES, maxlen=HISTORY + MOTION_FRAMES
         )
         self._steps: deque[Float32] = deque([_SILENCE] * CONTEXT_STEPS, maxlen=CONTEXT_STEPS + HISTORY)
         self._pushed = 0  # steps of sound so far, without the silence behind the end
@@ -165,16 +164,18 @@ class RollingWindow:
         """Latents (length, C, h, w) of the next frames."""
         tokens = self.backend.hear(log_mel(self._context(self.index + length + LOOK_AHEAD)))
         sound = tokens[-(length + NEIGHBOURS + LOOK_AHEAD) * TOKENS_PER_STEP :]
-        motion = np.stack([self._latents[i] for i in range(-MOTION_FRAMES, 0)])
+        prior, motion = self.backend.prior, np.stack([self._latents[i] for i in range(-MOTION_FRAMES, 0)])
         speed = np.full(length + 2 * NEIGHBOURS, self.controls.speed, np.float32)
         noise = np.stack([self._noise(self.index + i) for i in range(length)])
 
         def predict(noisy: Float32, timestep: int) -> Float32:
             if self._cancelled.is_set():
                 raise _CancelledError
-            return self.backend.denoise(self.avatar, noisy, timestep, motion, sound, speed)
+            v = prior.projected(self.backend.denoise(self.avatar, noisy, timestep, motion, sound, speed))
+            return v - prior.deviation(noisy) if timestep == self.sampler.timesteps[0] else v
 
-        return self.sampler.sample(noise, predict)
+        anchor = prior.anchor(motion, self.backend.shapes(sound), self._traits)
+        return anchor + self.sampler.sample(noise, predict)
 
 
 class _CancelledError(Exception):

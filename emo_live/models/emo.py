@@ -142,6 +142,18 @@ class TinyEmo(Emo):
         self.tiny = tiny
         self.portrait_encoder = PortraitEncoder(tiny.portrait_channels)
 
+    def denoise(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        portrait: Portrait,
+        motion: Bank | None,
+        audio: Tensor | None,
+        speed: Tensor | None,
+    ) -> Tensor:
+        """`velocity` on latents as they are, (B, T, C, h, w) in and out."""
+        return self.unfold(self.velocity(self.fold(noisy), timesteps, portrait, motion, audio, speed))
+
     def fold(self, z: Tensor) -> Tensor:
         """(..., C, h, w) -> (..., C p^2, h / p, w / p)."""
         return F.pixel_unshuffle(z.flatten(0, -4), self.tiny.patch).unflatten(0, z.shape[:-3])

@@ -15,21 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emo_live.config import TINY, TinyConfig
+from emo_live.config import TINY
+from emo_live.engine.motion_prior import TAPS
 from emo_live.models.attention import Attention
 from emo_live.models.autoencoder import MotionBasis
-from emo_live.models.emo import TinyEmo
+from emo_live.models.hearing import HEARD, Hearing
 from emo_live.models.sampler import NoiseSchedule
 from emo_live.training.motion_data import MotionData
-from emo_live.training.noise import correlated_noise
 from emo_live.training.roll_out import Sampling, measure
 from emo_live.training.run import Budget, Run, autocast, channels_last, load_weights, optimizers, pick_device
+from emo_live.training.teacher import Teacher
 
 AUDIO_DROP, MOTION_DROP = 0.1, 0.06  # for classifier-free guidance, and for windows without a past
 SNR_CAP = 5.0
 MOTION_NOISE = 0.3  # motion frames get noise up to this, so that small errors of a roll-out are not amplified
 OWN_TIMES = 0.15  # share of windows whose frames have a timestep each
-SHAPES = slice(23, 52)  # jaw, mouth and nose among the ARKit names, which are in alphabetical order
 Sample = Callable[[nn.Module, Path], dict[str, float]]
 
 
@@ -37,19 +37,6 @@ class Stage(StrEnum):
     IMAGE = "image"
     VIDEO = "video"
     SPEED = "speed"
-
-
-class Teacher(TinyEmo):
-    """TinyEmo with the head that only training needs."""
-
-    def __init__(self, tiny: TinyConfig, shapes: int = 52):
-        super().__init__(tiny)
-        projection = tiny.emo.audio_projection
-        self.shape_head = nn.Linear(projection.tokens * projection.token_width, shapes)
-
-    def shape_loss(self, tokens: Tensor, arkit: Tensor) -> Tensor:
-        heard = self.shape_head(tokens.flatten(2)).float()
-        return F.mse_loss(heard[..., SHAPES], arkit[..., SHAPES])
 
 
 def place_weight(mask: Tensor, size: int) -> Tensor:
@@ -76,19 +63,20 @@ class DiffusionLoss:
         model, schedule = self.model, self.schedule
         batch = {name: value[:, 0].to(self.device) for name, value in batch.items()}
         z = batch["z"]
-        size, frames, shape = z.shape[0], z.shape[1], z.shape[2:]
+        size, frames = z.shape[:2]
         t = self._times(size, frames)
-        clean, noise = model.fold(z), model.fold(correlated_noise(size, frames, shape, self.device))
-        noisy = schedule.add_noise(clean.flatten(0, 1), noise.flatten(0, 1), t)
-        target = schedule.velocity(clean.flatten(0, 1), noise.flatten(0, 1), t)
+        clean = (z - model.anchor(batch, batch["motion"])).flatten(0, 1)
+        noise = model.prior.noise(model.prior.white(size, TAPS - 1 + frames), z.shape[2:]).flatten(0, 1)
+        noisy, target = schedule.add_noise(clean, noise, t), schedule.velocity(clean, noise, t)
         with autocast(self.device):
-            v, shapes = self._predict(noisy.view_as(clean), t.view(size, frames), batch)
+            v, shapes = self._predict(noisy.view_as(z), t.view(size, frames), batch)
+        v = model.prior(v.float())
         signal, spread = schedule.coefficients(t)
         snr = (signal / spread.clamp(min=1e-4)) ** 2
         # min-SNR for v-prediction (2303.09556); the first step of a sampler, where the SNR is zero, is kept alive
         weight = snr.clamp(max=SNR_CAP) / (snr + 1) + 0.3 * (snr < 0.05)
         where = place_weight(batch["mask"], z.shape[-1]) * self.channels
-        error = model.unfold((v.float().flatten(0, 1) - target).square().view_as(clean)) * where
+        error = (v - target.view_as(z)).square() * where
         loss = (error * weight.view(size, frames, 1, 1, 1)).mean()
         return {"loss": loss + 2 * shapes, "v": loss, "shapes": shapes}
 
@@ -103,17 +91,19 @@ class DiffusionLoss:
         model = self.model
         portrait = model.prepare(batch["portrait"], batch["mask"])
         if self.stage is Stage.IMAGE:
-            return model.velocity(noisy, t, portrait, None, None, None), noisy.new_zeros(())
+            return model.denoise(noisy, t, portrait, None, None, None), noisy.new_zeros(())
         tokens = model.audio_tokens(batch["features"])
         shapes = model.shape_loss(tokens, batch["arkit"])
         tokens = tokens * (torch.rand(len(tokens), 1, 1, 1, device=self.device) >= AUDIO_DROP)
         motion = model.motion_bank(self.blurred(batch["motion"]), portrait)
-        return model.velocity(noisy, t, portrait, motion, tokens, model.speed_encoder(batch["velocity"])), shapes
+        return model.denoise(noisy, t, portrait, motion, tokens, model.speed_encoder(batch["velocity"])), shapes
 
     def blurred(self, motion: Tensor) -> Tensor:
         """Motion frames (B, n, C, h, w) with noise, some of them gone."""
         rows = (len(motion), 1, 1, 1, 1)
-        noisy = motion + torch.randn_like(motion) * torch.rand(rows, device=motion.device) * MOTION_NOISE
+        white = self.model.prior.white(*motion.shape[:2])
+        blur = (white @ self.model.prior.basis).view_as(motion)
+        noisy = motion + blur * torch.rand(rows, device=motion.device) * MOTION_NOISE
         return noisy * (torch.rand(rows, device=motion.device) >= MOTION_DROP)
 
 
@@ -127,30 +117,32 @@ def select(model: Teacher, stage: Stage) -> None:
 
 
 def train_hearing(data: MotionData, out: Path, budget: Budget) -> dict[str, float]:
-    """The audio projection alone, against the mouth shapes: minutes that save hours."""
+    """Mouth shapes from sound alone, for the motion prior and as a start for the audio projection."""
     torch.manual_seed(budget.seed)
-    model = Teacher(TINY)
-    for name, p in model.named_parameters():
-        p.requires_grad_(name.startswith(("audioproj", "shape_head")))
+    model = Hearing(TINY.emo.audio_projection)
     run = Run(out, model, optimizers(model, 6e-3, 1e-3), budget, ema=0.99)
 
     def loss(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         with autocast(torch.device("cpu")):
-            tokens = model.audio_tokens(batch["features"][:, 0])
-            shapes = model.shape_loss(tokens, batch["arkit"][:, 0])
-        return {"loss": shapes}
+            shapes = model(batch["features"][:, 0])
+        return {"loss": F.mse_loss(shapes.float(), batch["arkit"][:, 0, :, HEARD])}
 
     return run.train(data.batches(budget.batch, (8,), budget.seed + run.step), loss)
 
 
 def train(
-    stage: Stage, data: tuple[MotionData, MotionData], basis: MotionBasis, start: list[Path], out: Path, budget: Budget
+    stage: Stage,
+    data: tuple[MotionData, MotionData],
+    basis: MotionBasis,
+    model: Teacher,
+    start: list[Path],
+    out: Path,
+    budget: Budget,
 ) -> dict[str, float]:
     """data: to train on and held out. start: runs whose weights are taken, in this order, each for what it trained."""
     torch.manual_seed(budget.seed)
     device = pick_device()
     Attention.kernel = "matmul" if device.type == "cpu" else "sdpa"  # the fused CPU kernel is slow on short sequences
-    model = Teacher(TINY)
     for folder in start:
         load_weights(model, folder)
     select(model, stage)

@@ -1,4 +1,4 @@
-"""The one-step student. Starts as the teacher; learns to draw whole windows from noise in one step.
+"""The one-step student. Starts as the teacher plus the motion prior's noise; learns to draw whole windows in one step.
 
 Loss: the energy score (Gneiting and Raftery 2007) of two draws against the true window, over lips, eyes and everything.
 It is smallest only where the draws have the truth's distribution, so blinks and head motion stay random instead of
@@ -16,19 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import TINY
-from emo_live.engine.noise import TAPS
+from emo_live.engine.motion_prior import TAPS
 from emo_live.models.attention import Attention
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.emo import Portrait
 from emo_live.models.reference_net import Bank
 from emo_live.models.sampler import NoiseSchedule
-from emo_live.training.diffusion import Teacher, channel_weight
+from emo_live.training.diffusion import channel_weight
 from emo_live.training.motion_data import MotionData
-from emo_live.training.noise import correlated
 from emo_live.training.roll_out import Sampling, measure
 from emo_live.training.run import Budget, Run, autocast, channels_last, load_weights, optimizers, pick_device
+from emo_live.training.teacher import Teacher
 
-FAST, SLOW = 0.45, 0.93  # what is left of a roll-out's deviation after a frame: fine detail, and pose (broad motion)
 OWN_SHARE = 0.5  # of the windows continue the student's own output
 SECOND_SHARE = 0.25  # of the batches train the second of two steps
 LENGTHS = (8, 8, 8, 4, 4, 2)  # windows of a first frame, of live sessions and of files
@@ -39,12 +38,13 @@ MOVE_GAINS = (1.0, 0.7, 0.7)  # the same for differences of neighbouring frames
 def predict_clean(
     model: Teacher, noisy: Tensor, step: int, portrait: Portrait, motion: Bank, tokens: Tensor, speed: Tensor
 ) -> Tensor:
-    """Noisy (B, T, C, h, w) at timestep `step` -> clean latents."""
-    x = model.fold(noisy)
-    t = torch.full(x.shape[:2], step, device=x.device)
-    v = model.velocity(x, t, portrait, motion, tokens, speed).float()
-    clean = NoiseSchedule(model.config.schedule).clean_from_velocity(x.flatten(0, 1), v.flatten(0, 1), t.flatten())
-    return model.unfold(clean.view_as(x))
+    """Noisy (B, T, C, h, w) at timestep `step` -> how the clean latents deviate from the prior's anchor."""
+    t = torch.full(noisy.shape[:2], step, device=noisy.device)
+    v = model.denoise(noisy, t, portrait, motion, tokens, speed).float()
+    schedule = NoiseSchedule(model.config.schedule)
+    clean = schedule.clean_from_velocity(noisy.flatten(0, 1), v.flatten(0, 1), t.flatten())
+    clean = model.prior(clean.view_as(noisy))
+    return clean + model.prior.deviation(noisy) if step == schedule.train_steps - 1 else clean
 
 
 def changed(portrait: Portrait, change: Callable[[Tensor], Tensor]) -> Portrait:
@@ -80,13 +80,6 @@ def distances(a: Tensor, b: Tensor, where: Tensor, channels: Tensor) -> Tensor:
     return window + lips + motion
 
 
-def reanchored(target: Tensor, deviation: Tensor) -> Tensor:
-    """The true window moved so that it continues what the student drew: its last deviation (B, C, h, w) fades."""
-    broad = F.avg_pool2d(F.pad(deviation, (2, 2, 2, 2), mode="replicate"), 5, 1)
-    k = torch.arange(1, target.shape[1] + 1, device=target.device)[:, None, None, None]
-    return target + broad[:, None] * SLOW**k + (deviation - broad)[:, None] * FAST**k
-
-
 class DistilLoss:
     """batch: two windows in a row per row; the second is trained, from the true or the own end of the first."""
 
@@ -102,7 +95,8 @@ class DistilLoss:
         past, noise = self._noise(now["z"])
         with autocast(self.device):
             portrait = model.prepare(now["portrait"], now["mask"])
-            target, motion = self._continued(before, now, portrait, past)
+            target = now["z"] - model.anchor(now, now["motion"])
+            motion = self._motion(before, now, portrait, past)
             bank = {name: twice(value) for name, value in model.motion_bank(motion, portrait).items()}
             tokens, speed = model.audio_tokens(now["features"]), model.speed_encoder(now["velocity"])
             shapes = model.shape_loss(tokens, now["arkit"])
@@ -129,43 +123,50 @@ class DistilLoss:
 
     def _noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Noise of the window before, (B, T, C, h, w), and of two draws that continue it, (2B, T, C, h, w)."""
-        size, frames, *shape = z.shape
-        past = torch.randn(size, TAPS - 1 + frames, *shape, device=self.device)
-        fresh = [torch.randn(size, frames, *shape, device=self.device) for _ in range(2)]
-        draws = [correlated(torch.cat([past, new], 1)[:, -(TAPS - 1 + frames) :]) for new in fresh]
-        return correlated(past), torch.cat(draws)
+        (size, frames), prior = z.shape[:2], self.model.prior
+        past = prior.white(size, TAPS - 1 + frames)
+        draws = [torch.cat([past, prior.white(size, frames)], 1)[:, -(TAPS - 1 + frames) :] for _ in range(2)]
+        return prior.noise(past, z.shape[2:]), prior.noise(torch.cat(draws), z.shape[2:])
 
     @torch.no_grad()
-    def _continued(
-        self, before: dict[str, Tensor], now: dict[str, Tensor], portrait: Portrait, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Target window and motion frames: for some rows those that continue the student's own window before."""
+    def _motion(self, before: dict[str, Tensor], now: dict[str, Tensor], portrait: Portrait, noise: Tensor) -> Tensor:
+        """Motion frames, for some rows the end of the student's own window before. What deviates from the anchor is the
+        same behind both: an own deviation fades as the prior says."""
         model, n = self.model, TINY.emo.motion_frames
-        own_rows = round(len(noise) * OWN_SHARE)  # the rows are in no order, so the first ones will do
-        portrait = changed(portrait, lambda x: x[:own_rows])
-        before = {name: value[:own_rows] for name, value in before.items()}
+        rows = round(len(noise) * OWN_SHARE)  # they are in no order, so the first ones will do
+        portrait = changed(portrait, lambda x: x[:rows])
+        before = {name: value[:rows] for name, value in before.items()}
         bank = model.motion_bank(before["motion"], portrait)
         tokens, speed = model.audio_tokens(before["features"]), model.speed_encoder(before["velocity"])
-        own = predict_clean(model, noise[:own_rows], self.last, portrait, bank, tokens, speed)[:, -n:]
-        continued = reanchored(now["z"][:own_rows], own[:, -1] - now["motion"][:own_rows, -1])
-        target, motion = torch.cat([continued, now["z"][own_rows:]]), torch.cat([own, now["motion"][own_rows:]])
-        return target, motion
+        own = predict_clean(model, noise[:rows], self.last, portrait, bank, tokens, speed)
+        own = own + model.anchor(before, before["motion"])
+        return torch.cat([own[:, -n:], now["motion"][rows:]])
 
 
 def train(
-    data: tuple[MotionData, MotionData], basis: MotionBasis, teacher: Path, out: Path, budget: Budget
+    data: tuple[MotionData, MotionData],
+    basis: MotionBasis,
+    model: Teacher,
+    start: list[Path],
+    out: Path,
+    budget: Budget,
 ) -> dict[str, float]:
+    """data: to train on and held out. start: the teacher's runs, as `diffusion.train` takes them."""
     torch.manual_seed(budget.seed)
     device = pick_device()
     Attention.kernel = "matmul" if device.type == "cpu" else "sdpa"
-    model = Teacher(TINY)
-    load_weights(model, teacher)
+    for folder in start:
+        load_weights(model, folder)
+    for p in model.denoising_unet.conv_out.parameters():
+        nn.init.zeros_(
+            p
+        )  # the first student is the prior and its noise; the teacher's features are what it learns from
     channels_last(model.to(device))
-    run = Run(out, model, optimizers(model, 7e-3, 1.4e-3), budget, ema=0.995)
+    run = Run(out, model, optimizers(model, 1.2e-3, 3e-4), budget, ema=0.995)
 
     def sample(ema: nn.Module, path: Path) -> dict[str, float]:
         assert isinstance(ema, Teacher)
-        return measure(ema, data[1], basis, Sampling(steps=1), count=6)
+        return measure(ema, data[1], basis, Sampling(steps=1, student=True), count=6)
 
     batches = data[0].batches(budget.batch, LENGTHS, budget.seed + run.step, ahead=1)
     return run.train(batches, DistilLoss(model, basis, device), sample)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from emo_live.engine.tiny_graphs import GRAPHS, bank_inputs
 from emo_live.models.attention import Attention
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.emo import Portrait, TinyEmo
+from emo_live.models.hearing import Hearing
 from emo_live.models.weights import pack_state, part_of, unpack_state
 from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.compress import compress_weights
@@ -30,7 +32,7 @@ from emo_live.training.sound import KEPT
 from emo_live.types import Float32
 
 Part = tuple[nn.Module, dict[str, Tensor]]  # a graph's module and its named example inputs
-COMPRESSED = ("hear", "prepare", "denoise")  # the decoders are small and their rounding would be seen ...
+COMPRESSED = ("hear", "shapes", "prepare", "denoise")  # the decoders are small and their rounding would be seen ...
 EXACT = ("autoencoder.flow", "autoencoder.mouth")  # ... so they are half floats in the weights file too
 WINDOW_INPUTS = {"noisy", "sound", "speed", "z", "warped", "motion"}  # whose first dimension follows the window
 
@@ -42,6 +44,18 @@ class Hear(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         out: Tensor = self.whisper(mel)[:, -KEPT:]
+        return out
+
+
+class Shapes(nn.Module):
+    """sound ((T + 2m) blocks, D) -> (T, S) mouth shapes."""
+
+    def __init__(self, hearing: Hearing):
+        super().__init__()
+        self.hearing = hearing
+
+    def forward(self, sound: Tensor) -> Tensor:
+        out: Tensor = self.hearing(sound[None])[0]
         return out
 
 
@@ -70,16 +84,15 @@ class Denoise(nn.Module):
     ) -> Tensor:
         emo, portrait = self.emo, unflat(dict(zip(bank_inputs(), prepared, strict=True)))
         bank = emo.motion_bank(motion[None], portrait)
-        x = emo.fold(noisy[None])
-        v = emo.velocity(
-            x,
+        v = emo.denoise(
+            noisy[None],
             timestep.expand(1, noisy.shape[0]),
             portrait,
             bank,
             emo.audio_tokens(sound[None]),
             emo.speed_encoder(speed[None]),
         )
-        return emo.unfold(v)[0]
+        return v[0]
 
 
 def flat(portrait: Portrait) -> dict[str, Tensor]:
@@ -140,16 +153,18 @@ def example_inputs(emo: TinyEmo, autoencoder: Autoencoder, frames: int) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The parts of the tiny model. pose: basis (6, N) and readout (N, 6) of pose.py."""
+    """The parts of the tiny model. pose: basis (6, N) and readout (N, 6) of pose.py; prior: the motion prior's file."""
 
     emo: TinyEmo
     autoencoder: Autoencoder
     whisper: WhisperEncoder
+    hearing: Hearing
     pose: tuple[Float32, Float32]
+    prior: Path
 
     def modules(self) -> dict[str, nn.Module]:
         """By their prefix in the weights file."""
-        return {"emo.": self.emo, "autoencoder.": self.autoencoder, "whisper.": self.whisper}
+        return {"emo.": self.emo, "autoencoder.": self.autoencoder, "whisper.": self.whisper, "hearing.": self.hearing}
 
 
 @torch.no_grad()
@@ -170,12 +185,20 @@ def write_model(trained: Trained, out: Path, facts: dict[str, Any]) -> None:
         module.load_state_dict(part_of(kept, prefix), strict=False)
     kernel, Attention.kernel = Attention.kernel, "sdpa"
     hear: Part = (Hear(trained.whisper), {"mel": torch.zeros(1, 80, 2 * TINY.whisper.tokens)})
-    for name, part in {"hear": hear, **example_inputs(trained.emo, trained.autoencoder, 6)}.items():
+    neighbours = TINY.emo.audio_projection.frames - 1
+    sound = torch.zeros((6 + neighbours) * TINY.emo.audio_projection.blocks, TINY.whisper.width)
+    shapes: Part = (Shapes(trained.hearing), {"sound": sound})
+    for name, part in {"hear": hear, "shapes": shapes, **example_inputs(trained.emo, trained.autoencoder, 6)}.items():
         write_graph(name, part, out)
     Attention.kernel = kernel
     basis, readout = trained.pose
     np.savez(out / "pose.npz", basis=basis.astype(np.float16), readout=readout.astype(np.float16))
-    files = [f"{name}.{end}" for name in GRAPHS for end in ("xml", "bin")] + ["pose.npz", "weights.safetensors"]
+    shutil.copyfile(trained.prior, out / "prior.npz")
+    files = [f"{name}.{end}" for name in GRAPHS for end in ("xml", "bin")] + [
+        "pose.npz",
+        "prior.npz",
+        "weights.safetensors",
+    ]
     hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in files}
     manifest = {"model": TINY.emo.name, "format": 1, "config": asdict(TINY), "sha256": hashes, **facts}
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")

@@ -16,6 +16,7 @@ from torch import Tensor
 from emo_live.audio.features import TOKENS_PER_STEP
 from emo_live.config import TINY
 from emo_live.engine.locator_mask import locator_mask
+from emo_live.engine.motion_prior import raw_traits
 from emo_live.errors import BadInputError
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.training.basis import mirror_signs
@@ -63,6 +64,7 @@ class MotionData:
         self.tracks: list[Track] = []
         self.pictures: list[np.ndarray] = []
         self.masks: list[np.ndarray] = []
+        self.traits: list[np.ndarray] = []  # as raw_traits gives them
         self.signs = mirror_signs(basis)[:, None, None]
         self.mirrored = torch.from_numpy(mirrored_columns(arkit_names))
         for name in portraits:
@@ -75,6 +77,7 @@ class MotionData:
 
     def _take(self, file: np.lib.npyio.NpzFile, sound: Path) -> None:
         self.pictures.append(file["portrait"])
+        self.traits.append(raw_traits(file["outline"]))
         self.masks.append(locator_mask(file["outline"], TINY.mask_size))
         for k, name in enumerate(str(n) for n in file["names"]):
             features = sound / f"{name}.npy"
@@ -88,7 +91,8 @@ class MotionData:
     def portrait(self, index: int) -> dict[str, Tensor]:
         """portrait (3, 256, 256) in [-1, 1], mask (4, 128, 128)."""
         picture = torch.from_numpy(np.ascontiguousarray(self.pictures[index])).permute(2, 0, 1).float() / 127.5 - 1
-        return {"portrait": picture, "mask": torch.from_numpy(self.masks[index])}
+        traits = torch.from_numpy(self.traits[index])
+        return {"portrait": picture, "mask": torch.from_numpy(self.masks[index]), "traits": traits}
 
     def window(self, track: Track, start: int, frames: int, variant: int) -> dict[str, Tensor]:
         """Frames start .. start + frames of a track and what they are generated from."""
@@ -114,6 +118,7 @@ class MotionData:
             "arkit": row["arkit"][:, self.mirrored],
             "portrait": row["portrait"].flip(-1),
             "mask": row["mask"].flip(-1),
+            "traits": torch.cat([1 - row["traits"][:1], row["traits"][1:]]),  # the first is how far right the mouth is
         }
 
     def batches(self, size: int, lengths: tuple[int, ...], seed: int, ahead: int = 0) -> Iterator[dict[str, Tensor]]:

@@ -10,28 +10,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emo_live.config import TINY
-from emo_live.engine.noise import FrameNoise
+from emo_live.engine.motion_prior import FrameNoise
 from emo_live.models.autoencoder import HOLE_GAIN, MotionBasis
-from emo_live.models.emo import Portrait, TinyEmo
+from emo_live.models.emo import Portrait
 from emo_live.models.reference_net import Bank
 from emo_live.models.sampler import NoiseSchedule, guided
 from emo_live.training.motion_data import MotionData
 from emo_live.training.run import autocast
+from emo_live.training.teacher import Teacher
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """steps of DDIM; guidance on the sound, 1: none; frames a window; velocity in degrees a second, None: the true."""
+    """steps of DDIM; guidance on the sound, 1 for none; frames a window; velocity in degrees a second, None: the true
+    one; student: the first step has the noise of the motion prior."""
 
     steps: int
     guidance: float = 1.0
     frames: int = 8
     seed: int = 0
     velocity: float | None = None
+    student: bool = False
 
 
 def sample_window(
-    model: TinyEmo,
+    model: Teacher,
     noise: Tensor,
     portrait: Portrait,
     motion: Bank,
@@ -39,25 +42,27 @@ def sample_window(
     speed: Tensor,
     sampling: Sampling,
 ) -> Tensor:
-    """DDIM from noise (B, T, C, h, w) to clean latents."""
+    """DDIM from noise to how the latents deviate from the prior's anchor, both (B, T, C, h, w)."""
     schedule = NoiseSchedule(model.config.schedule)
-    x, times = model.fold(noise), schedule.trailing(sampling.steps)
+    x, times = noise, schedule.trailing(sampling.steps)
     for now, to in zip(times, [*times[1:], -1], strict=True):
         t = torch.full(x.shape[:2], now, device=x.device)
-        v = model.velocity(x, t, portrait, motion, tokens, speed).float()
+        v = model.prior(model.denoise(x, t, portrait, motion, tokens, speed).float())
+        if sampling.student and now == schedule.train_steps - 1:
+            v = v - model.prior.deviation(x)
         if sampling.guidance != 1:
-            deaf = model.velocity(x, t, portrait, motion, torch.zeros_like(tokens), speed).float()
-            v = guided(deaf, v, sampling.guidance)
+            deaf = model.denoise(x, t, portrait, motion, torch.zeros_like(tokens), speed).float()
+            v = guided(model.prior(deaf), v, sampling.guidance)
         flat = t.flatten()
         x = schedule.ddim_step(x.flatten(0, 1), v.flatten(0, 1), flat, torch.full_like(flat, to)).view_as(x)
-    return model.unfold(x)
+    return x
 
 
 @torch.no_grad()
-def roll_out(model: TinyEmo, data: MotionData, number: int, sampling: Sampling) -> np.ndarray:
+def roll_out(model: Teacher, data: MotionData, number: int, sampling: Sampling) -> np.ndarray:
     """Track `number` from its sound and portrait: (T, C, h, w)."""
     track = data.tracks[number]
-    noise_of, outline = FrameNoise(sampling.seed, track.z.shape[1:]), data.portrait(track.portrait)
+    noise_of, outline = FrameNoise(sampling.seed, model.linear), data.portrait(track.portrait)
     frames = sampling.frames
     device = next(model.parameters()).device
     with autocast(device):
@@ -68,11 +73,12 @@ def roll_out(model: TinyEmo, data: MotionData, number: int, sampling: Sampling) 
             pace = given["velocity"]
             if sampling.velocity is not None:
                 pace = torch.full_like(pace, sampling.velocity)
-            bank = model.motion_bank(done[-1][:, -TINY.emo.motion_frames :], portrait)
+            motion = done[-1][:, -TINY.emo.motion_frames :]
+            bank = model.motion_bank(motion, portrait)
             noise = torch.from_numpy(np.stack([noise_of(start + i) for i in range(frames)]))[None].to(device)
             tokens = model.audio_tokens(given["features"])
             z = sample_window(model, noise, portrait, bank, tokens, model.speed_encoder(pace), sampling)
-            done.append(z.float())
+            done.append(z.float() + model.anchor(given, motion))
     return torch.cat(done[1:], 1)[0].cpu().numpy()
 
 
@@ -88,7 +94,7 @@ def opening(z: np.ndarray, mask: np.ndarray, basis: MotionBasis) -> np.ndarray:
     return np.einsum("tchw,c,hw->t", z.astype(np.float32), holes.numpy(), around_lips(mask, z.shape[-1]))
 
 
-def measure(model: TinyEmo, data: MotionData, basis: MotionBasis, sampling: Sampling, count: int) -> dict[str, float]:
+def measure(model: Teacher, data: MotionData, basis: MotionBasis, sampling: Sampling, count: int) -> dict[str, float]:
     """Roll-outs of held-out tracks against the truth: correlation of the mouth's opening and its size, velocity energy
     of everything and of the mouth (1 is right), opening while nothing is said (0 is right)."""
     rows: dict[str, list[float]] = {}

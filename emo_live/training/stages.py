@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import numpy as np
 import typer
 
+from emo_live.engine.motion_prior import MotionPrior
 from emo_live.training.pack import Clip, Pack
 from emo_live.training.run import Budget
 
 if TYPE_CHECKING:
+    from emo_live.models.hearing import Hearing
     from emo_live.training.motion_data import MotionData
+    from emo_live.training.teacher import Teacher
 
 app = typer.Typer(name="emo-live train", help="Train the tiny model, stage by stage.", add_completion=False)
 
@@ -28,7 +31,7 @@ MinutesOption = Annotated[float, typer.Option(help="Wall-clock budget, over all 
 StepsOption = Annotated[int | None, typer.Option(help="Stop after so many steps at the latest.")]
 T = TypeVar("T")
 SPLITS = ("val", "train")
-WORK = Path("runs/tiny")
+WORK, PRIOR = Path("runs/tiny"), "prior.npz"
 FEW = 230  # clips of the one talker who is 95 % of the real motion
 
 
@@ -154,7 +157,7 @@ def encoder(
     work: WorkOption = WORK,
     minutes: MinutesOption = 20,
     steps: StepsOption = None,
-    batch: int = 8,
+    batch: int = 16,
     seed: int = 0,
 ) -> None:
     """Motion latents from pixels, for training on clips."""
@@ -205,6 +208,34 @@ def motion_data(pack: Path | None, work: Path) -> tuple[MotionData, MotionData]:
 
 
 @app.command()
+def prior(pack: AnyPackOption = None, work: WorkOption = WORK) -> None:
+    """The linear motion model that the diffusion works around, fitted on the tracks."""
+    from emo_live.training.basis import load_basis
+    from emo_live.training.prior import fit_prior
+
+    data, fitted = motion_data(pack, work)[0], load_basis(work / "basis.pt")
+    shares = fit_prior(data, fitted, hearing_of(work), work / PRIOR)
+    print("share of the motion that is foretold:", {name: round(value, 4) for name, value in shares.items()})
+
+
+def hearing_of(work: Path) -> Hearing:
+    from emo_live.config import TINY
+    from emo_live.models.hearing import Hearing
+    from emo_live.training.run import load_weights
+
+    ear = Hearing(TINY.emo.audio_projection).eval().requires_grad_(False)
+    load_weights(ear, work / "hearing")
+    return ear
+
+
+def new_model(work: Path) -> Teacher:
+    from emo_live.config import TINY
+    from emo_live.training.teacher import Teacher
+
+    return Teacher(TINY, MotionPrior.load(work / PRIOR), hearing_of(work))
+
+
+@app.command()
 def hearing(
     pack: AnyPackOption = None,
     work: WorkOption = WORK,
@@ -224,7 +255,8 @@ def teacher(name: str, start: list[str], pack: Path | None, work: Path, budget: 
     from emo_live.training.basis import load_basis
 
     data, folders = motion_data(pack, work), [work / part for part in start]
-    diffusion.train(diffusion.Stage(name), data, load_basis(work / "basis.pt"), folders, work / name, budget)
+    basis, model = load_basis(work / "basis.pt"), new_model(work)
+    diffusion.train(diffusion.Stage(name), data, basis, model, folders, work / name, budget)
 
 
 @app.command()
@@ -270,19 +302,18 @@ def speed(
 def distil(
     pack: AnyPackOption = None,
     work: WorkOption = WORK,
-    teacher: Annotated[str, typer.Option(help="The stage that the student starts from.")] = "speed",
-    minutes: MinutesOption = 45,
+    minutes: MinutesOption = 60,
     steps: StepsOption = None,
-    batch: int = 12,
+    batch: int = 8,
     seed: int = 0,
 ) -> None:
     """The one-step student."""
     from emo_live.training import distil as stage
     from emo_live.training.basis import load_basis
 
-    basis = load_basis(work / "basis.pt")
-    budget = Budget(minutes, steps, batch, seed)
-    stage.train(motion_data(pack, work), basis, work / teacher, work / "distil", budget)
+    basis, model = load_basis(work / "basis.pt"), new_model(work)
+    start, budget = [work / name for name in ("video", "speed")], Budget(minutes, steps, batch, seed)
+    stage.train(motion_data(pack, work), basis, model, start, work / "distil", budget)
 
 
 @app.command()
@@ -297,19 +328,19 @@ def export(
     from emo_live.config import TINY
     from emo_live.training.autoencoder import Autoencoder
     from emo_live.training.basis import load_basis
-    from emo_live.training.diffusion import Teacher
     from emo_live.training.export import Trained, write_model
     from emo_live.training.pose import fit_pose
     from emo_live.training.run import load_weights
     from emo_live.training.sound import whisper_encoder
 
-    painter, emo = Autoencoder(TINY.autoencoder), Teacher(TINY)
+    painter, emo = Autoencoder(TINY.autoencoder), new_model(work)
     painter.flow.basis.load_state_dict(load_basis(work / "basis.pt").state_dict())
     load_weights(painter, work / "autoencoder")
     load_weights(emo, work / student)
     basis, readout, explained = fit_pose(motion_data(pack, work)[0])
     facts = {"student": student, "pose_explained": round(explained, 4)}
-    write_model(Trained(emo, painter, whisper_encoder(whisper), (basis, readout)), out, facts)
+    parts = Trained(emo, painter, whisper_encoder(whisper), hearing_of(work), (basis, readout), work / PRIOR)
+    write_model(parts, out, facts)
 
 
 @app.command()

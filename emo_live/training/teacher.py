@@ -1,0 +1,35 @@
+"""The network that is trained: TinyEmo and what only training needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emo_live.config import TinyConfig
+from emo_live.engine.motion_prior import MotionPrior
+from emo_live.models.emo import TinyEmo
+from emo_live.models.hearing import HEARD, Hearing
+from emo_live.training.prior import PriorLayer
+
+Batch = dict[str, Tensor]
+
+
+class Teacher(TinyEmo):
+    """TinyEmo, the motion prior as a layer, and a head for mouth shapes. `hearing` is frozen and not saved with it."""
+
+    def __init__(self, tiny: TinyConfig, prior: MotionPrior, hearing: Hearing, shapes: int = 52):
+        super().__init__(tiny)
+        self.linear, self.prior = prior, PriorLayer(prior)
+        self._hearing = [hearing.eval().requires_grad_(False)]  # in a list: no submodule
+        projection = tiny.emo.audio_projection
+        self.shape_head = nn.Linear(projection.tokens * projection.token_width, shapes)
+
+    @torch.no_grad()
+    def anchor(self, batch: Batch, motion: Tensor) -> Tensor:
+        """What motion frames and sound of a window foretell: (B, T, C, h, w)."""
+        return self.prior.anchor(motion, self._hearing[0](batch["features"]), batch["traits"])
+
+    def shape_loss(self, tokens: Tensor, arkit: Tensor) -> Tensor:
+        heard = self.shape_head(tokens.flatten(2)).float()
+        return F.mse_loss(heard[..., HEARD], arkit[..., HEARD])
