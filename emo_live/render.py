@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from emo_live import hardware
 from emo_live.audio.framer import Framer
 from emo_live.audio.source import AudioFile, to_mono
 from emo_live.avatar import Avatar
@@ -122,7 +123,9 @@ def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
     """The shipped model on OpenVINO: compiles in the background while the caller looks for the face."""
     from emo_live.engine.backend_openvino import OpenVinoBackend
 
-    backend = OpenVinoBackend(threads=options.threads or min(2, os.cpu_count() or 1))
+    # More than two gain nothing on a model of this size; a container's quota may leave less.
+    threads = options.threads or max(1, min(2, int(hardware.cpu().usable_cores)))
+    backend = OpenVinoBackend(threads=threads)
     try:
         backend.warm(OFFLINE.lengths)
         yield lambda avatar: RollingWindow(
