@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from emo_live.avatar import Avatar
 from emo_live.errors import BadInputError
@@ -35,6 +36,8 @@ from emo_live.types import MODEL_STEP_SAMPLES
 Measured = dict[str, dict[str, Numbers]]  # condition, trial
 MAIN = ("model", "puppet")
 WHOLE = (0, 1)
+HEAD = 1.5  # so much larger than the face
+PLAIN = 2.5  # grey levels a px at 256 px
 
 
 def evaluate(
@@ -72,7 +75,8 @@ def evaluate(
             if judging is not None:
                 words = Words(trial.text, studio.sound(trial.clean))
                 portrait, sound = studio.portrait(condition, trial), studio.sound(trial)
-                measured[condition][trial.name] = judging(video, portrait, sound, words)
+                plain: Numbers = {"plain_background": float(has_plain_background(Avatar.prepare(portrait)))}
+                measured[condition][trial.name] = judging(video, portrait, sound, words) | plain
         if own and share == WHOLE:
             draw_sheet(out / condition / "sheet.jpg", _rows(studio, condition, own))
     if judging is None or share != WHOLE:
@@ -87,6 +91,16 @@ def _rows(studio: Studio, condition: str, chosen: Sequence[Trial]) -> list[Row]:
         start = lively(act(studio.pack, trial))
         rows.append(Row(f"{condition}  {trial.name}", studio.video(condition, trial), mouth, start))
     return rows
+
+
+def has_plain_background(avatar: Avatar) -> bool:
+    """Whether most of what lies outside the head is smooth: only there does flicker mean more than motion."""
+    grey = np.asarray(Image.fromarray(avatar.portrait).convert("L").resize((256, 256)), np.float32)
+    y, x = (np.mgrid[0:256, 0:256] + 0.5) / 256
+    box = avatar.face_box
+    across, down = (x - box.centre[0]) / (HEAD * box.width / 2), (y - box.centre[1]) / (HEAD * box.height / 2)
+    slope = np.hypot(*np.gradient(grey))
+    return bool(np.median(slope[across**2 + down**2 > 1]) < PLAIN)
 
 
 def lively(show: Performance) -> int:

@@ -57,7 +57,7 @@ GOALS: dict[str, Goal] = {
     "silent_mouth_std": Goal(-INF, 0.015),
     "longest_freeze_ms": Goal(-INF, 80),
     "frozen_ratio": Goal(-INF, 0.05),
-    "flicker_background": Goal(-INF, 1),
+    "flicker_background": Goal(-INF, 1, ("plain_background", 1)),
     "sharpness_face": Goal(0.6, 1.6),
     "mouth_range": Goal(0.05, 0.35),
     "audio_delay_ms": Goal(-25, 25),

@@ -271,38 +271,6 @@ def test_a_sheet_has_a_row_for_each_video(tmp_path: Path) -> None:
     assert abs(int(shown[row // 2, 50]) - 60) < 6 and abs(int(shown[row + row // 2, 50]) - 160) < 6
 
 
-def test_goals_are_judged_only_on_firm_ground() -> None:
-    numbers: judging.Numbers = {"av_margin": 0.1, "av_lag_ms": 500.0, "closure_rate": 0.0, "n_bilabials": 3.0}
-    assert judging.misses(numbers) == {"av_margin": 0.1}, "no sync: no lag; three p, b, m: no rate"
-    assert judging.misses(numbers | {"av_margin": 0.2, "n_bilabials": 4.0}) == {
-        "av_margin": 0.2,
-        "av_lag_ms": 500.0,
-        "closure_rate": 0.0,
-    }
-    assert judging.misses({"av_margin": None}) == {}, "not measured is not missed"
-
-
-def test_summary_and_table() -> None:
-    rows: list[judging.Numbers] = [{"av_margin": value} for value in (0.1, 0.3, 0.5)]
-    found = judging.summary([*rows, {}])["av_margin"]
-    assert (found["median"], found["min"], found["max"], found["judged"]) == (0.3, 0.1, 0.5, 3)
-    assert found["good"] == pytest.approx(2 / 3)
-    lines = judging.table({"model": rows, "still": []}).splitlines()
-    assert lines[2] == "| av_margin | >= 0.28 | 0.300 (0.100 .. 0.500) 67% |  |"
-    named = {"model": dict(zip("xyz", rows, strict=True)), "still": {"z": rows[0]}}
-    kinds = judging.medians_by_kind(named, {"x": "a", "y": "b", "z": "b", "w": "c"}, "av_margin").splitlines()
-    assert kinds[2:] == ["| a | 0.100 (1) |  |", "| b | 0.400 (2) | 0.100 (1) |"]
-
-
-def test_worst_first() -> None:
-    named: dict[str, judging.Numbers] = {
-        "fine": {"av_margin": 0.4},
-        "bad": {"av_margin": 0.1},
-        "worse": {"av_margin": 0.2, "frozen_ratio": 0.5},
-    }
-    assert judging.worst(named) == ["worse: av_margin 0.200, frozen_ratio 0.500", "bad: av_margin 0.100"]
-
-
 def fake_evaluator(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
     class Meter:
         def track(self, video: Path, max_s: float | None) -> Any:
