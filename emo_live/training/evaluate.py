@@ -35,6 +35,7 @@ from emo_live.types import MODEL_STEP_SAMPLES
 
 Measured = dict[str, dict[str, Numbers]]  # condition, trial
 MAIN = ("model", "puppet")
+LASTING = "model"  # which gets the long trial
 WHOLE = (0, 1)
 HEAD = 1.5  # so much larger than the face
 PLAIN = 2.5  # grey levels a px at 256 px
@@ -67,7 +68,7 @@ def evaluate(
     measured: Measured = {}
     for condition, own in chosen.items():
         measured[condition] = {}
-        if long_s and condition in MAIN:
+        if long_s and condition == LASTING:
             own.append(long_trial(pack, long_s))
         for trial in own[share[0] :: share[1]]:
             print(f"{condition} {trial.name}", flush=True)

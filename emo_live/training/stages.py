@@ -352,7 +352,7 @@ def evaluate(
     ] = None,
     count: Annotated[int | None, typer.Option(min=0, help="Trials of model and puppet; all, unless given.")] = None,
     few: Annotated[int | None, typer.Option(min=0, help="Trials of the other conditions.")] = 8,
-    long: Annotated[float, typer.Option(help="One more trial of so many seconds, for drift.")] = 0,
+    long: Annotated[float, typer.Option(help="One more trial of the model, of so many seconds, for drift.")] = 0,
     size: int = 256,
     judge: Annotated[bool, typer.Option(help="Measure the videos with the external evaluator.")] = True,
     share: ShareOption = "0/1",

@@ -345,6 +345,7 @@ def test_the_command(
     calls: list[str] = []
     fake_evaluator(monkeypatch, calls)
     monkeypatch.setattr(evaluate, "MAIN", ("still",))
+    monkeypatch.setattr(evaluate, "LASTING", "still")
     arguments = ["--pack", str(folder), "--out", str(tmp_path), "--condition", "still", "--count", "2", "--size", "64"]
     assert stages.main(["evaluate", *arguments, "--long", "12"]) == 0
     printed = capsys.readouterr().out
