@@ -17,7 +17,7 @@ from emo_live import samples
 from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared
-from emo_live.engine.motion_prior import MotionPrior, readout_of
+from emo_live.engine.motion_prior import MotionPrior, raw_traits, readout_of
 from emo_live.engine.pictures import FLOW_SIZE, MOUTH_SIZE, mouth_origin
 from emo_live.engine.test_pattern import TestPatternEngine
 from emo_live.render import RenderOptions
@@ -25,6 +25,8 @@ from emo_live.types import FPS, Float32, UInt8
 
 PORTRAIT = samples.portrait()
 LATENT = (TINY.autoencoder.latent_channels, TINY.autoencoder.latent_size, TINY.autoencoder.latent_size)
+N_SHAPES = 3
+N_TRAITS = len(raw_traits(np.zeros((478, 2), np.float32)))
 
 
 @lru_cache
@@ -91,12 +93,20 @@ class PatternEngines:
 
 
 def plain_prior(shape: tuple[int, int, int] = LATENT) -> MotionPrior:
-    """Foretells rest, and gives every channel white noise of its own, the same in all its cells."""
-    channels = shape[0]
+    """Foretells rest, adds nothing, and gives every channel white noise of its own, the same in all its cells."""
+    channels, frames = shape[0], TINY.prior.frames
     basis = np.repeat(np.eye(channels, dtype=np.float32), shape[1] * shape[2], axis=1)
-    gains = np.ones(basis.shape[1], np.float32)
-    ahead = np.zeros((TINY.prior.frames, TINY.emo.motion_frames, channels), np.float32)
-    return MotionPrior(shape, basis, readout_of(basis, gains), ahead, np.zeros(channels, np.float32))
+    return MotionPrior(
+        shape,
+        basis,
+        readout=readout_of(basis, np.ones(basis.shape[1], np.float32)),
+        ahead=np.zeros((frames, TINY.emo.motion_frames, channels), np.float32),
+        heard=np.zeros((frames, (N_TRAITS + 1) * (N_SHAPES + 1), channels), np.float32),
+        spread=np.zeros((frames, channels), np.float32),
+        decay=np.zeros(channels, np.float32),
+        trait_mean=np.zeros(N_TRAITS, np.float32),
+        trait_scale=np.ones(N_TRAITS, np.float32),
+    )
 
 
 @dataclass
@@ -113,6 +123,9 @@ class FakeBackend:
 
     def hear(self, mel: Float32) -> Float32:
         return mel.max(axis=0).reshape(-1, 2).mean(axis=1, keepdims=True)
+
+    def shapes(self, sound: Float32) -> Float32:
+        return np.zeros((len(sound) // 2 - 2 * (TINY.emo.audio_projection.frames // 2), N_SHAPES), np.float32)
 
     def denoise(
         self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32

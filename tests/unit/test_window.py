@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import plain_prior
+from fakes import N_SHAPES, plain_prior
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES
 from emo_live.engine import window as window_module
@@ -32,6 +32,11 @@ class FakeBackend:
 
     def hear(self, mel: np.ndarray) -> np.ndarray:
         return mel  # the tests replace log_mel by the identity
+
+    def shapes(self, sound: np.ndarray) -> np.ndarray:
+        shapes = np.zeros((len(sound) // 2 - 4, N_SHAPES), np.float32)
+        shapes[:, 1] = sound.reshape(-1, 2)[2:-2].mean(1)
+        return shapes
 
     def denoise(self, avatar: Any, noisy: Any, timestep: int, motion: Any, sound: Any, speed: Any) -> np.ndarray:
         self.calls.append((len(noisy), motion.copy()))
@@ -65,7 +70,8 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(policy: WindowPolicy = OFFLINE, backend: FakeBackend | None = None, **options: Any) -> RollingWindow:
-    prepared = Prepared(SimpleNamespace(), np.zeros((512, 512, 3), np.uint8), (0, 0), {})  # type: ignore[arg-type]
+    avatar = SimpleNamespace(landmarks=np.zeros((478, 2), np.float32))
+    prepared = Prepared(avatar, np.zeros((512, 512, 3), np.uint8), (0, 0), {})  # type: ignore[arg-type]
     return RollingWindow(backend or FakeBackend(), prepared, policy=policy, **options)  # type: ignore[arg-type]
 
 
@@ -158,6 +164,31 @@ def test_what_the_motion_frames_foretell_is_added() -> None:
     foretold = (-0.5 * motion[0] + motion[1]).mean(axis=(1, 2), keepdims=True)
     for frame, answer in zip(frames[4:8], backend.answers[1], strict=True):
         np.testing.assert_allclose(frame.video, answer + foretold, atol=1e-4)
+
+
+def test_what_is_heard_is_added_at_its_own_frame() -> None:
+    prior = plain_prior()
+    weights = np.zeros_like(prior.heard)
+    weights[:, 1, 0] = 7  # the second shape, of every face alike, moves the first channel
+    steps = speech(10)
+    backend = FakeBackend(prior=replace(prior, heard=weights))
+    frames = drive(make(WindowPolicy((4,)), backend), steps)
+    heard = np.stack([frame.video - answer for frame, answer in zip(frames[:4], backend.answers[0], strict=True)])
+    np.testing.assert_allclose(heard[:, 0].mean((1, 2)), 7 * steps[:4].mean(1), atol=1e-4)
+    assert np.abs(heard[:, 1:]).max() < 1e-5
+
+
+def test_noise_is_spread_as_far_as_the_rest_is_open() -> None:
+    prior = plain_prior()
+    spread = np.zeros_like(prior.spread)
+    spread[:, 2] = 3
+    backend = FakeBackend(prior=replace(prior, spread=spread))
+    frames = drive(make(WindowPolicy((4,)), backend, seed=5), np.zeros((10, STEP), np.float32))
+    noise = FrameNoise(5, prior)
+    for index in range(4):
+        more = frames[index].video - backend.answers[0][index]
+        np.testing.assert_allclose(more[2], 3 * noise(index)[2], atol=1e-4)
+        assert np.abs(np.delete(more, 2, axis=0)).max() < 1e-5
 
 
 def test_motion_frames_are_the_last_frames_of_the_window_before() -> None:
