@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,11 @@ for extra in ("accelerate", "cv2", "scipy", "soundfile", "tensorboard"):
 from mini_pack import write_pack  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from emo_live.config import TINY, MotionPriorConfig  # noqa: E402
+from emo_live.engine.motion_prior import MotionPrior  # noqa: E402
 from emo_live.models.autoencoder import MotionBasis  # noqa: E402
+from emo_live.models.hearing import Hearing  # noqa: E402
+from emo_live.training import prior as fitting  # noqa: E402
 from emo_live.training.basis import load_basis  # noqa: E402
 from emo_live.training.frame_data import Shard, load_shards  # noqa: E402
 from emo_live.training.motion_data import MotionData  # noqa: E402
@@ -95,6 +100,27 @@ def shards(work: Path) -> list[Shard]:
 @pytest.fixture(scope="session")
 def data(work: Path, basis: MotionBasis) -> MotionData:
     return MotionData(work, list(PORTRAITS), basis, ARKIT)
+
+
+@pytest.fixture(scope="session")
+def hearing() -> Hearing:
+    torch.manual_seed(0)
+    return Hearing(TINY.emo.audio_projection).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def prior_file(work: Path, data: MotionData, basis: MotionBasis, hearing: Hearing) -> tuple[Path, dict[str, float]]:
+    """A prior of few components, for there is little data, and what the fit says of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "TINY", replace(TINY, prior=MotionPriorConfig(components=24, frames=8)))
+        patch.setattr(fitting, "EVERY", 2)
+        patch.setattr(fitting, "RIDGE", 2.0)  # or the few windows would be learnt by heart
+        return work / "prior.npz", fitting.fit_prior(data, basis, hearing, work / "prior.npz")
+
+
+@pytest.fixture(scope="session")
+def prior(prior_file: tuple[Path, dict[str, float]]) -> MotionPrior:
+    return MotionPrior.load(prior_file[0])
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import FakeBackend, bundled_avatar
+from fakes import bundled_avatar
 from PIL import Image, ImageFilter
 from torch import Tensor
 
@@ -21,11 +21,10 @@ from emo_live.training.motion_data import MotionData
 from emo_live.types import Float32
 
 
-class Painting(FakeBackend):
-    """The trained parts in torch behind the engine's interface."""
+class Painting:
+    """The trained parts in torch behind what the engine asks of a backend for its pictures."""
 
     def __init__(self, model: Autoencoder, face: Tensor, inside: Tensor):
-        super().__init__()
         self.model, self.face, self.inside = model, face, inside
 
     def motion(self, avatar: Prepared, latents: Float32) -> Float32:
@@ -59,7 +58,8 @@ def both(model: Autoencoder, portrait: np.ndarray, origin: tuple[int, int], z: T
         x, y = origin
         face, inside = model.appearance(picture[None], picture[None, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE])
     prepared = Prepared(bundled_avatar(), portrait, origin, {})
-    shown = PictureMaker(Painting(model, face, inside), prepared, size).make(z.numpy())
+    backend: Any = Painting(model, face, inside)
+    shown = PictureMaker(backend, prepared, size).make(z.numpy())
     return trained, torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

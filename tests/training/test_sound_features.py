@@ -12,8 +12,10 @@ from fakes import FakeBackend, bundled_avatar
 
 from emo_live.audio.features import TOKENS_PER_STEP, log_mel
 from emo_live.config import TINY
+from emo_live.engine.motion_prior import MotionPrior
 from emo_live.engine.window import LIVE, LOOK_AHEAD, NEIGHBOURS, RollingWindow, WindowPolicy
 from emo_live.models.audio import WhisperEncoder
+from emo_live.models.hearing import HEARD
 from emo_live.training import sound
 from emo_live.training.pack import Pack
 from emo_live.training.sound import AHEAD, BEFORE, KEPT, LONGEST, STRIDE, contexts, prepare_sound, sound_features
@@ -23,14 +25,17 @@ from emo_live.types import MODEL_STEP_SAMPLES, Float32
 class Listening(FakeBackend):
     """Remembers the sound of every window: the picture of the context, and how many tokens were used."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, prior: MotionPrior) -> None:
+        super().__init__(prior=prior)
         self.heard: list[Float32] = []
         self.used: list[int] = []
 
     def hear(self, mel: Float32) -> Float32:
         self.heard.append(mel)
         return super().hear(mel)
+
+    def shapes(self, sound: Float32) -> Float32:
+        return np.zeros((len(sound) // TOKENS_PER_STEP - 2 * NEIGHBOURS, HEARD.stop - HEARD.start), np.float32)
 
     def denoise(self, avatar, noisy, timestep, motion, sound, speed):  # type: ignore[no-untyped-def]
         self.used.append(len(sound))
@@ -43,9 +48,9 @@ def whisper() -> Iterator[WhisperEncoder]:
     yield WhisperEncoder(TINY.whisper).eval().requires_grad_(False)
 
 
-def windows(pcm: Float32, policy: WindowPolicy) -> tuple[list[int], Listening]:
+def windows(pcm: Float32, policy: WindowPolicy, prior: MotionPrior) -> tuple[list[int], Listening]:
     """The frames that windows ended before, in order, and what they heard."""
-    backend, ends = Listening(), []
+    backend, ends = Listening(prior), []
     window = RollingWindow(backend, backend.prepare(bundled_avatar()), size=256, policy=policy)
     window.pictures.make = lambda latents: [None] * len(latents)  # type: ignore[method-assign, assignment, return-value]
     steps = pcm.reshape(-1, MODEL_STEP_SAMPLES)
@@ -60,10 +65,10 @@ def windows(pcm: Float32, policy: WindowPolicy) -> tuple[list[int], Listening]:
 
 @pytest.mark.parametrize(("policy", "frames"), [(LIVE, 26), (WindowPolicy((8,)), 64), (WindowPolicy((2,)), 12)])
 def test_contexts_end_where_the_live_window_ends(
-    speech: tuple[Float32, ...], policy: WindowPolicy, frames: int
+    speech: tuple[Float32, ...], prior: MotionPrior, policy: WindowPolicy, frames: int
 ) -> None:
     pcm = speech[0][: frames * MODEL_STEP_SAMPLES]
-    ends, backend = windows(pcm, policy)
+    ends, backend = windows(pcm, policy, prior)
     assert ends == list(range(1, frames + 1))
     lengths = [policy.length(k) for k in range(len(backend.heard))]
     rows = log_mel(contexts(pcm))
@@ -72,8 +77,8 @@ def test_contexts_end_where_the_live_window_ends(
         np.testing.assert_allclose(rows[end // STRIDE], mel, rtol=0, atol=1e-6)
 
 
-def test_a_window_uses_tokens_that_are_kept(speech: tuple[Float32, ...]) -> None:
-    _, backend = windows(speech[0][: 26 * MODEL_STEP_SAMPLES], LIVE)
+def test_a_window_uses_tokens_that_are_kept(speech: tuple[Float32, ...], prior: MotionPrior) -> None:
+    _, backend = windows(speech[0][: 26 * MODEL_STEP_SAMPLES], LIVE, prior)
     assert backend.used[:3] == [(n + 2 * NEIGHBOURS) * TOKENS_PER_STEP for n in (2, 4, 4)]
     assert (AHEAD, BEFORE) == (LOOK_AHEAD, NEIGHBOURS)
     assert KEPT == (LONGEST + 2 * NEIGHBOURS) * TOKENS_PER_STEP

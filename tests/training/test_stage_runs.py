@@ -11,19 +11,23 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from emo_live.config import TINY
+from emo_live.engine.motion_prior import MotionPrior
 from emo_live.models.attention import Attention
 from emo_live.models.autoencoder import MotionBasis
+from emo_live.models.hearing import HEARD, Hearing
 from emo_live.training import autoencoder as painting
 from emo_live.training import basis as bases
 from emo_live.training import diffusion, stages
 from emo_live.training.autoencoder import Autoencoder, AutoencoderLoss
-from emo_live.training.diffusion import RATES, DiffusionLoss, Stage, Teacher, select
+from emo_live.training.diffusion import RATES, DiffusionLoss, Stage, select
 from emo_live.training.distil import DistilLoss
 from emo_live.training.frame_data import FrameBatches, Shard
 from emo_live.training.motion_data import MotionData
 from emo_live.training.run import Budget, Run, load_weights, optimizers
+from emo_live.training.teacher import Teacher
 
 CPU = torch.device("cpu")
 Losses = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -78,9 +82,9 @@ def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model() -> Teacher:
+def model(prior: MotionPrior, hearing: Hearing) -> Teacher:
     torch.manual_seed(0)
-    return Teacher(TINY)
+    return Teacher(TINY, prior, hearing)
 
 
 @pytest.fixture
@@ -122,7 +126,8 @@ def test_the_discriminator_joins_late(painter: Autoencoder, frames: dict[str, Te
     assert all(p.requires_grad for p in loss.critic.parameters()), "it goes on learning"
 
 
-def test_a_portrait_is_encoded_once_for_its_frames(painter: Autoencoder, frames: dict[str, Tensor]) -> None:
+def test_a_portrait_is_encoded_once_for_its_frames(painter: Autoencoder, shards: list[Shard]) -> None:
+    frames = FrameBatches(shards, 2, painting.PER_PORTRAIT, seed=0).draw()
     z = painter.flow.basis.encode(frames["motion"])
     with torch.no_grad():
         together = painting.decode(painter, frames, z, painting.PER_PORTRAIT)
@@ -131,23 +136,24 @@ def test_a_portrait_is_encoded_once_for_its_frames(painter: Autoencoder, frames:
         torch.testing.assert_close(value, alone[name], rtol=0, atol=1e-4)
 
 
-def test_hearing(model: Teacher, data: MotionData, tmp_path: Path) -> None:
-    for name, p in model.named_parameters():
-        p.requires_grad_(name.startswith(("audioproj", "shape_head")))
+def test_hearing(data: MotionData, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Hearing(TINY.emo.audio_projection)
     before, run = copied(model), Run(tmp_path, model, optimizers(model, 6e-3, 1e-3), FOREVER)
 
     def loss(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"loss": model.shape_loss(model.audio_tokens(batch["features"][:, 0]), batch["arkit"][:, 0])}
+        shapes = model(batch["features"][:, 0])
+        return {"loss": F.mse_loss(shapes, batch["arkit"][:, 0, :, HEARD])}
 
     assert falls(descend(run, loss, windows(data, 4, 8), 6), to=0.5)
-    assert {name.split(".")[0] for name in changed(model, before)} == {"audioproj", "shape_head"}
+    assert changed(model, before) == before.keys()
 
 
 def diffuse(model: Teacher, stage: Stage, data: MotionData, basis: MotionBasis, folder: Path, steps: int) -> Any:
     """What was measured and which parts changed."""
     select(model, stage)
     before, run = copied(model), Run(folder, model, optimizers(model, *RATES[stage]), FOREVER)
-    batch = windows(data, 2, 1) if stage is Stage.IMAGE else windows(data, 1, 4)
+    batch = windows(data, 4, 1) if stage is Stage.IMAGE else windows(data, 1, 4)
     measured = descend(run, DiffusionLoss(model, basis, CPU, stage), batch, steps)
     moved = changed(model, before)
     assert moved <= {name for name, p in model.named_parameters() if p.requires_grad}
@@ -160,7 +166,7 @@ def heard_or_temporal(name: str) -> bool:
 
 @pytest.mark.slow
 def test_image(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path) -> None:
-    measured, moved = diffuse(model, Stage.IMAGE, data, basis, tmp_path, 5)
+    measured, moved = diffuse(model, Stage.IMAGE, data, basis, tmp_path, 6)
     assert falls(measured, to=0.6) and measured[0]["shapes"] == 0
     assert not any(map(heard_or_temporal, moved))
     assert {"denoising_unet", "reference_unet", "face_locator", "portrait_encoder"} <= {n.split(".")[0] for n in moved}
@@ -177,7 +183,7 @@ def test_video(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: P
 @pytest.mark.slow
 def test_speed(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path) -> None:
     measured, moved = diffuse(model, Stage.SPEED, data, basis, tmp_path, 8)
-    assert falls(measured, "v", to=0.95)
+    assert falls(measured, "v")
     assert all("motion_modules" in name or name.startswith("speed_encoder") for name in moved)
     assert any("motion_modules" in name for name in moved) and any(name.startswith("speed_encoder") for name in moved)
 
@@ -219,20 +225,25 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     return started
 
 
-def marked(folder: Path, stage: str, value: float) -> Path:
-    """A finished stage in which all trained weights have one value."""
-    module = Teacher(TINY)
-    if stage == "hearing":
-        for name, p in module.named_parameters():
-            p.requires_grad_(name.startswith(("audioproj", "shape_head")))
-    else:
-        select(module, Stage(stage))
-    for p in module.parameters():
-        p.data.fill_(value if p.requires_grad else -1)
-    run = Run(folder / stage, module, optimizers(module, 0.1, 0.1), FOREVER)
-    run.save()
-    run.board.close()
-    return folder / stage
+@pytest.fixture
+def marked(prior: MotionPrior, hearing: Hearing, tmp_path: Path) -> Callable[[str, float], Path]:
+    """Writes a finished stage in which all trained weights have one value, and all others -1."""
+
+    def write(stage: str, value: float) -> Path:
+        module: nn.Module
+        if stage == "hearing":
+            module = Hearing(TINY.emo.audio_projection)
+        else:
+            module = teacher = Teacher(TINY, prior, hearing)
+            select(teacher, Stage(stage))
+        for p in module.parameters():
+            p.data.fill_(value if p.requires_grad else -1)
+        run = Run(tmp_path / stage, module, optimizers(module, 0.1, 0.1), FOREVER)
+        run.save()
+        run.board.close()
+        return tmp_path / stage
+
+    return write
 
 
 def values(module: nn.Module) -> dict[str, float]:
@@ -242,30 +253,48 @@ def values(module: nn.Module) -> dict[str, float]:
 
 
 def test_a_stage_starts_from_what_the_ones_before_trained(
-    data: MotionData, basis: MotionBasis, tmp_path: Path, brief: list[nn.Module]
+    model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path, brief: list[nn.Module], marked: Any
 ) -> None:
-    folders = [marked(tmp_path, stage, k + 7.0) for k, stage in enumerate(("image", "hearing"))]
-    diffusion.train(Stage.VIDEO, (data, data), basis, folders, tmp_path / "video", Budget(1, 1, 2, 0))
+    folders = [marked("image", 7.0), marked("hearing", 8.0)]
+    diffusion.train(Stage.VIDEO, (data, data), basis, model, folders, tmp_path / "video", Budget(1, 1, 2, 0))
     found = values(brief[0])
     assert found["audioproj.proj1.weight"] == found["shape_head.bias"] == 8
     assert found["denoising_unet.conv_in.weight"] == found["reference_unet.conv_in.weight"] == 7
     untouched = [name for name in found if "motion_modules" in name]
     assert untouched and not any(found[name] in (7, 8, -1) for name in untouched)
-    loaded = Teacher(TINY)
-    load_weights(loaded, tmp_path / "video")
-    assert values(loaded)["denoising_unet.conv_in.weight"] == 7
+    assert all(p.requires_grad for p in brief[0].parameters())
+    state = torch.load(tmp_path / "video" / "state.pt", weights_only=True)
+    assert not any("prior" in name or "hearing" in name for name in state["module"]), "they have files of their own"
 
 
 def test_a_student_starts_as_its_teacher(
-    data: MotionData, basis: MotionBasis, tmp_path: Path, brief: list[nn.Module], monkeypatch: pytest.MonkeyPatch
+    model: Teacher,
+    data: MotionData,
+    basis: MotionBasis,
+    tmp_path: Path,
+    brief: list[nn.Module],
+    marked: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The last stage trains temporal layers only: its own weights are not the whole teacher."""
+    """The teacher's last stage trains temporal layers only: its own weights are not the whole teacher."""
     for k, stage in enumerate(("image", "hearing", "video", "speed")):
-        marked(tmp_path, stage, k + 1.0)
+        marked(stage, k + 1.0)
     monkeypatch.setattr(stages, "motion_data", lambda pack, work: (data, data))
+    monkeypatch.setattr(stages, "new_model", lambda work: model)
     monkeypatch.setattr(bases, "load_basis", lambda path: basis)
     stages.distil(tmp_path, tmp_path, minutes=1, steps=1, batch=2, seed=0)
     found = values(brief[0])
     temporal = {name for name in found if "motion_modules" in name or name.startswith("speed_encoder")}
+    last = {name for name in found if name.startswith("denoising_unet.conv_out")}
     assert {found[name] for name in temporal} == {4.0}
-    assert {found[name] for name in found.keys() - temporal} == {3.0}
+    assert {found[name] for name in found.keys() - temporal - last} == {3.0}
+    assert {found[name] for name in last} <= {0.0, 3.0}
+
+
+def test_weights_of_a_stage_are_taken_by_name(model: Teacher, marked: Any) -> None:
+    folder = marked("speed", 5.0)
+    load_weights(model, folder)
+    after = values(model)
+    moved = {name for name in after if after[name] == 5}
+    assert moved and all("motion_modules" in name or name.startswith("speed_encoder") for name in moved)
+    assert not any(value == -1 for value in after.values())
