@@ -26,6 +26,7 @@ NEIGHBOURS = TINY.emo.audio_projection.frames // 2
 MOTION_FRAMES = TINY.emo.motion_frames
 DEFAULT_SPEED = 4.0  # degrees a second, the middle of what calm talkers do
 DEFAULT_STEPS = 1
+NOISE = np.float32(0.55)  # of its full strength: calmer than the training data, lips closer to the sound (docs/LOG.md)
 HISTORY = 100  # frames that can be rewound: 4 s, more than any playout buffer holds
 CONTEXT_STEPS = -(-(LEFT_SAMPLES + CONTEXT_SAMPLES) // MODEL_STEP_SAMPLES)
 _SILENCE = np.zeros(MODEL_STEP_SAMPLES, np.float32)
@@ -166,7 +167,7 @@ class RollingWindow:
         sound = tokens[-(length + NEIGHBOURS + LOOK_AHEAD) * TOKENS_PER_STEP :]
         prior, motion = self.backend.prior, np.stack([self._latents[i] for i in range(-MOTION_FRAMES, 0)])
         speed = np.full(length + 2 * NEIGHBOURS, self.controls.speed, np.float32)
-        noise = np.stack([self._noise(self.index + i) for i in range(length)])
+        noise = NOISE * np.stack([self._noise(self.index + i) for i in range(length)])
 
         def predict(noisy: Float32, timestep: int) -> Float32:
             if self._cancelled.is_set():

@@ -162,7 +162,7 @@ def train(
             p
         )  # the first student is the prior and its noise; the teacher's features are what it learns from
     channels_last(model.to(device))
-    run = Run(out, model, optimizers(model, 1.2e-3, 3e-4), budget, ema=0.995)
+    run = Run(out, model, optimizers(model, 3e-3, 6e-4), budget, ema=0.995)
 
     def sample(ema: nn.Module, path: Path) -> dict[str, float]:
         assert isinstance(ema, Teacher)

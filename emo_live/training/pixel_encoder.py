@@ -30,7 +30,7 @@ class PixelEncoder(nn.Module):
         super().__init__()
         self.basis = MotionBasis(config)
         fine, middle, coarse = WIDTHS
-        self.conv_in = nn.Conv2d(9 * 16 + 2 * 4, fine, 3, padding=1)
+        self.conv_in = nn.Conv2d(6 * 16 + 2 * 4, fine, 3, padding=1)
         self.down1 = nn.Conv2d(fine, middle, 3, stride=2, padding=1)
         self.blocks1 = nn.ModuleList(ConvBlock(middle) for _ in range(3))
         self.down2 = nn.Conv2d(middle, coarse, 3, stride=2, padding=1)
@@ -39,18 +39,21 @@ class PixelEncoder(nn.Module):
         self.conv_out = zeroed(nn.Conv2d(coarse, config.latent_channels, 3, padding=1))
 
     def forward(self, portrait: Tensor, frame: Tensor, flow: Tensor) -> Tensor:
-        base = self.basis.encode(torch.cat([flow, torch.zeros_like(flow[:, :1])], 1))
+        still = flow - flow.mean((2, 3), keepdim=True)  # wherever the head is, the same is wrong with its flow
         warped = warp(portrait, sampling_grid(flow, portrait.shape[-1]))
-        pictures = F.pixel_unshuffle(torch.cat([portrait, frame, frame - warped], 1), 4)
-        x = F.relu(self.conv_in(torch.cat([pictures, F.pixel_unshuffle(flow / 4, 2)], 1)))
+        pictures = F.pixel_unshuffle(torch.cat([frame, frame - warped], 1), 4)
+        x = F.relu(self.conv_in(torch.cat([pictures, F.pixel_unshuffle(still / 4, 2)], 1)))
         x = self.down1(x)
         for block in self.blocks1:
             x = block(x)
-        x = self.join(torch.cat([self.down2(F.relu(x)), base], 1))
+        x = self.join(torch.cat([self.down2(F.relu(x)), self._without_holes(still)], 1))
         for block in self.blocks2:
             x = block(x)
-        out: Tensor = base + self.conv_out(F.relu(x))
+        out: Tensor = self._without_holes(flow) + self.conv_out(F.relu(x))
         return out
+
+    def _without_holes(self, flow: Tensor) -> Tensor:
+        return self.basis.encode(torch.cat([flow, torch.zeros_like(flow[:, :1])], 1))
 
 
 class RoughFlow:
