@@ -145,7 +145,7 @@ class EncoderLoss:
             z, before = self.encoder(portrait, frame, rough).float(), self.before(portrait, frame, rough).float()
             picture = decode(self.autoencoder, batch, z, PER_PORTRAIT)["picture"]
         near = self._distance(z, before, batch["boxes"])
-        # Where the mouth is open is left to what rendered frames have taught: the painter's teeth are not this person's,
+        # Where the mouth is open is left to what rendered frames taught: the painter's teeth are not this person's,
         # and lips drawn over the opening would match them better.
         solid = shown(self.encoder.basis.decode(before)[:, 2:], 5)
         photo = ((picture - batch["frame"]).abs() * region_weight(batch["boxes"], 256) * solid).mean()

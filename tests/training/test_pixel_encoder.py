@@ -23,6 +23,7 @@ from emo_live.training.encoder_stage import (
     moved,
     new_encoder,
     reconstruct,
+    shown,
     train_on_frames,
 )
 from emo_live.training.frame_data import FrameBatches, Shard
@@ -161,6 +162,20 @@ def test_training_on_clips_sees_only_pictures(
     assert start["real_near"] > 0.01, "latents moved away from those before"
     values = losses(loss, real, encoder, 5)
     assert values[-1] < 0.9 * values[0]
+
+
+def test_clips_say_nothing_about_the_inside_of_the_mouth(
+    encoder: PixelEncoder, autoencoder: Autoencoder, batch: dict[str, Tensor]
+) -> None:
+    hole = torch.zeros(1, 1, 128, 128)
+    hole[..., 60:70, 50:80] = 0.5
+    mask = shown(hole, 5)
+    assert mask.shape == (1, 1, 256, 256) and set(mask.unique().tolist()) == {0, 1}
+    assert mask[..., 116:144, 96:164].max() == 0 and mask[..., :116, :].min() == 1
+    loss, real = EncoderLoss(encoder, autoencoder, 0), {**batch, "real": torch.ones(())}
+    with torch.no_grad():
+        before, noise = float(loss(real)["real_photo"]), torch.rand_like(batch["mouth"])
+        assert float(loss({**real, "mouth": noise})["real_photo"]) == before
 
 
 def test_batches_are_rendered_and_real_in_turn_or_of_the_one_kind_there_is(shards: list[Shard]) -> None:
