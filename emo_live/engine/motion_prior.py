@@ -47,6 +47,8 @@ class MotionPrior:
             raise EngineError(f"the model files are missing: {path}; reinstall emo-live")
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name].astype(np.float32) for name in file.files}
+        for name in [key for key in stored if f"{key}_scale" in stored]:  # large ones are 8-bit, with a scale a row
+            stored[name] = stored[name] * stored.pop(f"{name}_scale")
         channels, rows, columns = (int(v) for v in stored.pop("shape"))
         gains = stored.pop("gains")
         return cls((channels, rows, columns), readout=readout_of(stored["basis"], gains), **stored)

@@ -11,7 +11,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.compress import compress_weights
 from emo_live.training.sound import KEPT
 from emo_live.types import Float32
+
+if TYPE_CHECKING:
+    import openvino
 
 Part = tuple[nn.Module, dict[str, Tensor]]  # a graph's module and its named example inputs
 COMPRESSED = ("hear", "shapes", "prepare", "denoise")  # the decoders are small and their rounding would be seen ...
@@ -204,6 +207,17 @@ def write_model(trained: Trained, out: Path, facts: dict[str, Any]) -> None:
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
+def shorten_names(graph: openvino.Model) -> None:
+    """Numbers in place of the tracer's long names; those of inputs and outputs stay."""
+    kept = {port.any_name for port in (*graph.inputs, *graph.outputs) if port.get_names()}
+    for number, node in enumerate(graph.get_ordered_ops()):
+        if node.get_type_name() not in ("Parameter", "Result"):
+            node.set_friendly_name(str(number))
+            for port in node.outputs():
+                if not port.get_names() & kept:
+                    port.get_tensor().set_names(set())
+
+
 def write_graph(name: str, part: Part, out: Path) -> None:
     import openvino as ov
 
@@ -224,4 +238,5 @@ def write_graph(name: str, part: Part, out: Path) -> None:
             port.get_tensor().set_names({key})
     if name in COMPRESSED:
         compress_weights(graph)
+    shorten_names(graph)
     ov.save_model(graph, out / f"{name}.xml", compress_to_fp16=True)

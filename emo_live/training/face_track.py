@@ -139,7 +139,9 @@ def _bridged(track: FaceTrack) -> FaceTrack:
     faults, usable = list(track.faults), np.array([fault is Fault.NONE for fault in track.faults])
     for i in np.flatnonzero(usable[:-1] & ~usable[1:]) if len(usable) else ():
         after = next((j for j in range(int(i) + 2, min(int(i) + LOST_FRAMES + 2, len(usable))) if usable[j]), None)
-        if after is None or track.cut[i + 1 : after + 1].any() or _jumps(np.zeros(2), points[np.array([i, after])]).any():
+        if after is None or track.cut[i + 1 : after + 1].any():
+            continue
+        if _jumps(np.zeros(2), points[np.array([i, after])]).any():
             continue
         if any(fault is not Fault.NO_FACE for fault in faults[i + 1 : after]):
             continue

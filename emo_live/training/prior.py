@@ -13,7 +13,7 @@ from emo_live.engine.motion_prior import TAPS, MotionPrior, products
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.hearing import HEARD, Hearing
 from emo_live.training.motion_data import MotionData, Track
-from emo_live.training.shards import save
+from emo_live.training.shards import save_small
 from emo_live.types import Float32
 
 EVERY = 6  # frames between those that the components are fitted on
@@ -44,13 +44,13 @@ def fit_prior(data: MotionData, basis: MotionBasis, hearing: Hearing, path: Path
     spread = np.stack([(causes[:, k] @ _ridge(causes[:, k], left[:, k])).std(0) for k in range(SPAN)])
     decay = np.clip((past[:, -1] * past[:, -2]).mean(0) / (past[:, -1] ** 2).mean(0), 0, MOST_MEMORY)
     shape = (TINY.autoencoder.latent_channels, *[TINY.autoencoder.latent_size] * 2)
-    save(
+    save_small(
         path,
-        basis=unit.astype(np.float16),
+        **rounded_rows("basis", unit),
         gains=gains,
         shape=np.array(shape),
         ahead=ahead,
-        heard=heard.astype(np.float16),
+        **rounded_rows("heard", heard),
         spread=spread.astype(np.float32),
         decay=decay.astype(np.float32),
         trait_mean=mean,
@@ -58,6 +58,12 @@ def fit_prior(data: MotionData, basis: MotionBasis, hearing: Hearing, path: Path
     )
     share = 1 - left.var((0, 2)) / future.var((0, 2))
     return {"next": float(share[0]), "last": float(share[-1])}
+
+
+def rounded_rows(name: str, rows: Float32) -> dict[str, np.ndarray]:
+    """(..., N) as 8-bit integers and the scale of each row."""
+    scale = np.abs(rows).max(-1, keepdims=True) / 127 + 1e-12
+    return {name: np.round(rows / scale).astype(np.int8), f"{name}_scale": scale.astype(np.float32)}
 
 
 def fit_components(data: MotionData, basis: MotionBasis) -> tuple[Float32, Float32, Float32]:

@@ -10,7 +10,7 @@ Portraits are drawn in a slightly different crop each, because a user's crop is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +125,17 @@ def as_motion(labels: np.ndarray) -> torch.Tensor:
 
 def save(path: Path, **arrays: np.ndarray) -> None:
     """A whole file or none."""
+    _write(path, np.savez, arrays)
+
+
+def save_small(path: Path, **arrays: np.ndarray) -> None:
+    """As `save`, compressed, which is slow to read."""
+    _write(path, np.savez_compressed, arrays)
+
+
+def _write(path: Path, how: Callable[..., None], arrays: dict[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        how(file, **arrays)
     part.replace(path)

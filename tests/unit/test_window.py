@@ -14,7 +14,7 @@ from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES
 from emo_live.engine import window as window_module
 from emo_live.engine.base import EngineFrame, Prepared
 from emo_live.engine.motion_prior import FrameNoise, MotionPrior
-from emo_live.engine.window import LIVE, LOOK_AHEAD, OFFLINE, Controls, RollingWindow, WindowPolicy
+from emo_live.engine.window import Controls, LIVE, LOOK_AHEAD, NOISE, OFFLINE, RollingWindow, WindowPolicy
 from emo_live.errors import BadInputError
 
 STEP = 640
@@ -187,7 +187,7 @@ def test_noise_is_spread_as_far_as_the_rest_is_open() -> None:
     noise = FrameNoise(5, prior)
     for index in range(4):
         more = frames[index].video - backend.answers[0][index]
-        np.testing.assert_allclose(more[2], 3 * noise(index)[2], atol=1e-4)
+        np.testing.assert_allclose(more[2], 3 * NOISE * noise(index)[2], atol=1e-4)
         assert np.abs(np.delete(more, 2, axis=0)).max() < 1e-5
 
 
