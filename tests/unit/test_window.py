@@ -14,7 +14,7 @@ from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES
 from emo_live.engine import window as window_module
 from emo_live.engine.base import EngineFrame, Prepared
 from emo_live.engine.motion_prior import FrameNoise, MotionPrior
-from emo_live.engine.window import Controls, LIVE, LOOK_AHEAD, NOISE, OFFLINE, RollingWindow, WindowPolicy
+from emo_live.engine.window import LIVE, LOOK_AHEAD, NOISE, OFFLINE, Controls, RollingWindow, WindowPolicy
 from emo_live.errors import BadInputError
 
 STEP = 640
