@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from emo_live.models.hearing import Hearing
 from emo_live.models.weights import pack_state, part_of, unpack_state
 from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.compress import compress_weights
+from emo_live.training.prior import ship_prior
 from emo_live.training.sound import KEPT
 from emo_live.types import Float32
 
@@ -196,7 +196,7 @@ def write_model(trained: Trained, out: Path, facts: dict[str, Any]) -> None:
     Attention.kernel = kernel
     basis, readout = trained.pose
     np.savez(out / "pose.npz", basis=basis.astype(np.float16), readout=readout.astype(np.float16))
-    shutil.copyfile(trained.prior, out / "prior.npz")
+    ship_prior(trained.prior, out / "prior.npz")
     files = [f"{name}.{end}" for name in GRAPHS for end in ("xml", "bin")] + [
         "pose.npz",
         "prior.npz",
