@@ -103,9 +103,9 @@ def products(shapes: Float32, traits: Float32) -> Float32:
 
 
 def readout_of(basis: Float32, gains: Float32) -> Float32:
-    """Least squares with `gains` (N,) for each latent: (K, N) -> (N, K). The weighted rows of basis are orthogonal."""
+    """Least squares with `gains` (N,) for each latent: (K, N) -> (N, K), exact for a basis that was rounded."""
     weighted = basis * gains**2
-    return np.asarray((weighted / (weighted * basis).sum(1, keepdims=True)).T, np.float32)
+    return np.asarray(np.linalg.solve((weighted @ basis.T).astype(np.float64), weighted).T, np.float32)
 
 
 class FrameNoise:
