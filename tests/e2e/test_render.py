@@ -147,12 +147,12 @@ def test_chunk_by_chunk_is_the_same_as_at_once(greeting: Float32, policy: Window
         np.testing.assert_array_equal(results[0], other)
 
 
-def test_motion_is_a_strength(short: Path, tmp_path: Path) -> None:
+def test_motion_is_a_strength(talk: Path, tmp_path: Path) -> None:
     amounts = []
-    for motion in (0.0, 1.0, 2.0):
-        points = points_of(pictures_of(short, tmp_path / "a.mp4", size=256, motion=motion))
+    for motion in (0.0, 2.0):
+        points = points_of(pictures_of(talk, tmp_path / "a.mp4", size=256, motion=motion))
         amounts.append(float(head(points).std(axis=0).sum()))
-    assert amounts[0] < 0.6 * amounts[1] < amounts[2]
+    assert amounts[0] < 0.4 * amounts[1]
 
 
 def test_speed_is_how_fast_the_head_moves(talk: Path, tmp_path: Path) -> None:
