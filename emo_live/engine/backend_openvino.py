@@ -16,6 +16,7 @@ import numpy as np
 from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared
+from emo_live.engine.blas_threads import ONE_BLAS_THREAD
 from emo_live.engine.locator_mask import locator_mask
 from emo_live.engine.motion_prior import MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
@@ -59,6 +60,8 @@ class OpenVinoBackend:
         with np.load(assets / "pose.npz", allow_pickle=False) as pose:
             self.pose_basis, self.pose_readout = pose["basis"].astype(np.float32), pose["readout"].astype(np.float32)
         self._compiler = ThreadPoolExecutor(2, thread_name_prefix="emo-live-compile")
+        self._open = True
+        ONE_BLAS_THREAD.enter()
 
     def _best_precision(self) -> str:
         return "bf16" if "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
@@ -154,5 +157,9 @@ class OpenVinoBackend:
         return out.copy()
 
     def close(self) -> None:
+        """Frees the model; may be called twice."""
+        if self._open:
+            self._open = False
+            ONE_BLAS_THREAD.leave()
         self._compiler.shutdown(wait=True, cancel_futures=True)
         self._compiled.clear()
