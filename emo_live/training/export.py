@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Part = tuple[nn.Module, dict[str, Tensor]]  # a graph's module and its named example inputs
 COMPRESSED = ("hear", "shapes", "prepare", "denoise")  # the decoders are small and their rounding would be seen ...
 EXACT = ("autoencoder.flow", "autoencoder.mouth")  # ... so they are half floats in the weights file too
+TRAINING_ONLY = "emo.shape_head"  # the audio tokens' head; that of `hearing` runs with the model
 WINDOW_INPUTS = {"noisy", "sound", "speed", "z", "warped", "motion"}  # whose first dimension follows the window
 
 
@@ -179,7 +180,7 @@ def write_model(trained: Trained, out: Path, facts: dict[str, Any]) -> None:
         prefix + name: value
         for prefix, module in trained.modules().items()
         for name, value in module.state_dict().items()
-        if not name.startswith("shape_head")
+        if not (prefix + name).startswith(TRAINING_ONLY)
     }
     packed = pack_state(state, EXACT)
     save_file(packed, out / "weights.safetensors")
