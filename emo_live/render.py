@@ -20,7 +20,7 @@ from emo_live import hardware
 from emo_live.audio.framer import Framer
 from emo_live.audio.source import AudioFile, to_mono
 from emo_live.avatar import Avatar
-from emo_live.engine.base import Engine
+from emo_live.engine.base import Backend, Engine
 from emo_live.engine.pictures import check_size
 from emo_live.engine.schedule import check_steps
 from emo_live.engine.window import DEFAULT_SPEED, DEFAULT_STEPS, OFFLINE, Controls, RollingWindow
@@ -118,6 +118,19 @@ async def render(
         raise
 
 
+def window_of(backend: Backend, avatar: Avatar, options: RenderOptions) -> RollingWindow:
+    """An engine on any backend, as the options of a rendering want it."""
+    return RollingWindow(
+        backend,
+        backend.prepare(avatar),
+        size=options.size,
+        full_frame=options.full_frame,
+        seed=options.seed,
+        steps=options.n_steps,
+        controls=options.controls,
+    )
+
+
 @contextlib.contextmanager
 def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
     """The shipped model on OpenVINO: compiles in the background while the caller looks for the face."""
@@ -128,15 +141,7 @@ def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
     backend = OpenVinoBackend(threads=threads)
     try:
         backend.warm(OFFLINE.lengths)
-        yield lambda avatar: RollingWindow(
-            backend,
-            backend.prepare(avatar),
-            size=options.size,
-            full_frame=options.full_frame,
-            seed=options.seed,
-            steps=options.n_steps,
-            controls=options.controls,
-        )
+        yield lambda avatar: window_of(backend, avatar, options)
     finally:
         backend.close()
 

@@ -55,8 +55,7 @@ class MotionPrior:
 
     def traits(self, points: Float32) -> Float32:
         """(478, 2) landmarks in shares of the crop -> (P,): 1 and what makes one mouth move unlike another."""
-        normal = (raw_traits(points) - self.trait_mean) / self.trait_scale
-        return np.concatenate([[1.0], np.clip(normal, -3, 3)]).astype(np.float32)
+        return scaled_traits(raw_traits(points), self.trait_mean, self.trait_scale)
 
     def anchor(self, motion: Float32, shapes: Float32, traits: Float32) -> Float32:
         """(n, C, h, w) motion frames, (T, S) shapes, (P,) traits -> (T, C, h, w), what they foretell."""
@@ -94,6 +93,11 @@ def raw_traits(points: Float32) -> Float32:
     eyes = np.linalg.norm(points[_EYES[1]] - points[_EYES[0]])
     chin = points[_CHIN, 1] - middle[1]
     return np.array([*middle, np.linalg.norm(right - left), height, gap, eyes, chin], np.float32)
+
+
+def scaled_traits(raw: Float32, mean: Float32, scale: Float32) -> Float32:
+    """(P - 1,) -> (P,): 1, and how far each trait is from the usual."""
+    return np.concatenate([[1.0], np.clip((raw - mean) / scale, -3, 3)]).astype(np.float32)
 
 
 def products(shapes: Float32, traits: Float32) -> Float32:

@@ -10,9 +10,13 @@ from collections.abc import Sequence
 
 import av
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 from scipy.signal import fftconvolve
 
 from emo_live.types import MODEL_RATE_HZ, Float32
+
+LOUDNESS_STEP = 16  # samples: 1 ms
+LATE_STEPS = 40  # most that an effect is moved back by
 
 
 def rms(x: Float32) -> float:
@@ -61,10 +65,25 @@ def pitch(pcm: Float32, factor: float) -> Float32:
             parts.append(pulled.to_ndarray().reshape(-1))
         except (EOFError, av.FFmpegError):
             break
-    out = np.zeros(len(pcm), np.float32)
-    moved = np.concatenate(parts)[: len(pcm)] if parts else out
-    out[: len(moved)] = moved
-    return out
+    moved = np.concatenate([np.zeros(0, np.float32), *parts])
+    return _in_place(moved, pcm)
+
+
+def _in_place(moved: Float32, original: Float32) -> Float32:
+    """`moved` where its loudness agrees best with the original's: atempo is up to 20 ms early or late."""
+    late = np.arange(-LATE_STEPS, LATE_STEPS + 1)
+    wanted, got = loudness(original), loudness(np.resize(np.pad(moved, (0, len(original))), len(original)))
+    agreement = [float(wanted @ np.roll(got, -k)) for k in late]
+    shift = int(late[int(np.argmax(agreement))]) * LOUDNESS_STEP
+    placed = np.pad(moved[max(0, shift) :], (max(0, -shift), len(original)))
+    return placed[: len(original)].astype(np.float32)
+
+
+def loudness(pcm: Float32) -> Float32:
+    """(S,) -> (S // LOUDNESS_STEP,) root of the power in a window of 10 ms, without its mean."""
+    power = uniform_filter1d(np.square(pcm, dtype=np.float64), 160)[::LOUDNESS_STEP][: len(pcm) // LOUDNESS_STEP]
+    level = np.sqrt(np.maximum(power, 0))  # a running sum may end a little below zero
+    return np.asarray(level - level.mean(), np.float32)
 
 
 def codec(pcm: Float32, bit_rate: int) -> Float32:

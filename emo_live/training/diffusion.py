@@ -7,7 +7,6 @@ small head on the audio tokens regresses the mouth shapes, so that the projectio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,20 +16,18 @@ from torch.nn import functional as F
 
 from emo_live.config import TINY
 from emo_live.engine.motion_prior import TAPS
-from emo_live.models.attention import Attention
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.hearing import HEARD, Hearing
 from emo_live.models.sampler import NoiseSchedule
 from emo_live.training.motion_data import MotionData
 from emo_live.training.roll_out import Sampling, measure
-from emo_live.training.run import Budget, Run, autocast, channels_last, load_weights, optimizers, pick_device
-from emo_live.training.teacher import Teacher
+from emo_live.training.run import Budget, Run, autocast, optimizers
+from emo_live.training.teacher import Teacher, start_from
 
 AUDIO_DROP, MOTION_DROP = 0.1, 0.06  # for classifier-free guidance, and for windows without a past
 SNR_CAP = 5.0
 MOTION_NOISE = 0.3  # motion frames get noise up to this, so that small errors of a roll-out are not amplified
 OWN_TIMES = 0.15  # share of windows whose frames have a timestep each
-Sample = Callable[[nn.Module, Path], dict[str, float]]
 
 
 class Stage(StrEnum):
@@ -39,11 +36,19 @@ class Stage(StrEnum):
     SPEED = "speed"
 
 
+RATES = {Stage.IMAGE: (1e-2, 2e-3), Stage.VIDEO: (1e-2, 2e-3), Stage.SPEED: (3e-3, 6e-4)}  # of Muon and AdamW
+
+
+def widened(mask: Tensor, size: int) -> Tensor:
+    """(B, 4, H, W) locator masks -> (B, 4, size, size): what moves lies in the parts of a face and around them."""
+    small = F.interpolate(F.max_pool2d(mask, 4), size=(size, size), mode="area")
+    return (small + F.max_pool2d(small, 3, 1, 1)) / 2
+
+
 def place_weight(mask: Tensor, size: int) -> Tensor:
     """(B, 4, H, W) locator masks -> (B, 1, 1, size, size) loss weights with mean 1: lips and eyes are what moves."""
-    small = F.interpolate(F.max_pool2d(mask, 4), size=(size, size), mode="area")
-    small = (small + F.max_pool2d(small, 3, 1, 1)) / 2
-    weight = 0.25 + 0.6 * small[:, 0] + 3 * small[:, 1] + 4 * small[:, 2]
+    wide = widened(mask, size)
+    weight = 0.25 + 0.6 * wide[:, 0] + 3 * wide[:, 1] + 4 * wide[:, 2]
     return (weight / weight.mean((1, 2), keepdim=True))[:, None, None]
 
 
@@ -139,14 +144,10 @@ def train(
     out: Path,
     budget: Budget,
 ) -> dict[str, float]:
-    """data: to train on and held out. start: runs whose weights are taken, in this order, each for what it trained."""
+    """data: to train on and held out. start: as `start_from` takes them."""
     torch.manual_seed(budget.seed)
-    device = pick_device()
-    Attention.kernel = "matmul" if device.type == "cpu" else "sdpa"  # the fused CPU kernel is slow on short sequences
-    for folder in start:
-        load_weights(model, folder)
+    device = start_from(model, start)
     select(model, stage)
-    channels_last(model.to(device))
     run = Run(out, model, optimizers(model, *RATES[stage]), budget)
     print(f"{len(data[0].tracks)} tracks, {len(data[1].tracks)} held out", flush=True)
     frames = (1,) if stage is Stage.IMAGE else (8,)
@@ -161,6 +162,3 @@ def train(
         None if stage is Stage.IMAGE else sample,
         sample_every_s=600,
     )
-
-
-RATES = {Stage.IMAGE: (1e-2, 2e-3), Stage.VIDEO: (1e-2, 2e-3), Stage.SPEED: (3e-3, 6e-4)}  # of Muon and AdamW

@@ -2,8 +2,7 @@
 
 Loss: the energy score (Gneiting and Raftery 2007) of two draws against the true window, over lips, eyes and everything.
 It is smallest only where the draws have the truth's distribution, so blinks and head motion stay random instead of
-averaging out.
-A share of the windows continues the student's own output, so that roll-outs do not drift.
+averaging out. A share of the windows continues the student's own output, so that roll-outs do not drift.
 """
 
 from __future__ import annotations
@@ -13,20 +12,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from emo_live.config import TINY
 from emo_live.engine.motion_prior import TAPS
-from emo_live.models.attention import Attention
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.emo import Portrait
 from emo_live.models.reference_net import Bank
 from emo_live.models.sampler import NoiseSchedule
-from emo_live.training.diffusion import channel_weight
+from emo_live.training.diffusion import channel_weight, widened
 from emo_live.training.motion_data import MotionData
 from emo_live.training.roll_out import Sampling, measure
-from emo_live.training.run import Budget, Run, autocast, channels_last, load_weights, optimizers, pick_device
-from emo_live.training.teacher import Teacher
+from emo_live.training.run import Budget, Run, autocast, optimizers
+from emo_live.training.teacher import Teacher, start_from
 
 OWN_SHARE = 0.5  # of the windows continue the student's own output
 SECOND_SHARE = 0.25  # of the batches train the second of two steps
@@ -61,8 +58,7 @@ def twice(x: Tensor) -> Tensor:
 
 def parts(mask: Tensor, size: int) -> Tensor:
     """(B, 4, H, W) locator masks -> (B, 3, size, size): where lips, eyes and everything count."""
-    small = F.interpolate(F.max_pool2d(mask, 4), size=(size, size), mode="area")
-    wide = (small + F.max_pool2d(small, 3, 1, 1)) / 2
+    wide = widened(mask, size)
     return torch.stack([wide[:, 2], wide[:, 1], 0.15 + 0.5 * wide[:, 0]], 1)
 
 
@@ -151,17 +147,12 @@ def train(
     out: Path,
     budget: Budget,
 ) -> dict[str, float]:
-    """data: to train on and held out. start: the teacher's runs, as `diffusion.train` takes them."""
+    """data: to train on and held out. start: the teacher's runs, as `start_from` takes them."""
     torch.manual_seed(budget.seed)
-    device = pick_device()
-    Attention.kernel = "matmul" if device.type == "cpu" else "sdpa"
-    for folder in start:
-        load_weights(model, folder)
+    device = start_from(model, start)
+    # The first student is the prior and its noise; the teacher's features are what it learns from.
     for p in model.denoising_unet.conv_out.parameters():
-        nn.init.zeros_(
-            p
-        )  # the first student is the prior and its noise; the teacher's features are what it learns from
-    channels_last(model.to(device))
+        nn.init.zeros_(p)
     run = Run(out, model, optimizers(model, 3e-3, 6e-4), budget, ema=0.995)
 
     def sample(ema: nn.Module, path: Path) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import distance_transform_cdt, gaussian_filter1d
 
 from emo_live.training.pack import Clip, Pack
 from emo_live.types import FPS, MODEL_STEP_SAMPLES, Float32
@@ -18,6 +18,7 @@ PAUSED, QUIET = "~paused", "~quiet"  # endings of the names of made performances
 PAUSED_SHARE, QUIET_SHARE = 0.2, 0.06
 REST_FRAMES = 4  # lips need so long to come to rest after speech and to leave it before
 REAL_BLINK = 1.4  # the tracker sees lids of real talkers close to about 0.7
+REAL_DELAY = 1  # frames that the tracker's motion of real talkers comes after their sound (25 to 40 ms measured)
 HEAD_STD = 2.2  # degrees: still heads of real talkers are enlarged up to this ...
 HEAD_BLUR = 2.0  # frames: ... and smoothed, or the tracker's trembling would be enlarged with them
 REST_LEFT = 0.3  # of a real talker's resting smile, press and roll
@@ -54,17 +55,20 @@ def perform(pack: Pack, name: str) -> Performance:
     random = np.random.default_rng(list(name.encode()))
     pose = pose * np.float32(random.uniform(0.7, 1.25))
     if name.endswith(PAUSED) and frames > 3 * FPS:
-        pcm, arkit = with_pause(pcm, arkit, pack.arkit_names, random)
-    elif name.endswith(QUIET):
+        pcm = with_pause(pcm, random)
+    silent = np.full(frames, name.endswith(QUIET)) | unvoiced(pcm, frames)
+    if name.endswith(QUIET):
         pcm = room_tone(len(pcm), random)
-        arkit = arkit * ~lip_columns(pack.arkit_names)
-    return Performance(name, pcm, arkit, pose, unvoiced(pcm, frames))
+    return Performance(name, pcm, at_rest(arkit, silent, pack.arkit_names), pose, silent)
 
 
 def talker_motion(pack: Pack, clip: str) -> tuple[Float32, Float32]:
     """A clip's weights (T, 52) and pose (T, 6) with real talkers on the scale of the made ones."""
     arkit, pose = pack.motion(clip)
-    return one_scale(arkit, pose, pack.arkit_names) if pack.is_real(clip) else (arkit, pose)
+    if not pack.is_real(clip):
+        return arkit, pose
+    heard = np.minimum(np.arange(len(arkit)) + REAL_DELAY, len(arkit) - 1)
+    return one_scale(arkit[heard], pose[heard], pack.arkit_names)
 
 
 def lip_columns(arkit_names: tuple[str, ...]) -> np.ndarray:
@@ -88,24 +92,28 @@ def one_scale(arkit: Float32, pose: Float32, arkit_names: tuple[str, ...]) -> tu
     return np.minimum(arkit * blink, 1).astype(np.float32), pose * np.float32(np.clip(HEAD_STD / (moved + 0.2), 1, 4))
 
 
-def with_pause(
-    pcm: Float32, arkit: Float32, arkit_names: tuple[str, ...], random: np.random.Generator
-) -> tuple[Float32, Float32]:
-    """Silence over a part of 0.8 to 2.4 s: speech fades within 20 ms, lips within REST_FRAMES."""
-    length = min(int(random.integers(20, 60)), len(arkit) - 20)
-    start = int(random.integers(5, len(arkit) - length))
+def with_pause(pcm: Float32, random: np.random.Generator) -> Float32:
+    """Silence over a part of 0.8 to 2.4 s, with speech fading out and in within 20 ms."""
+    frames = len(pcm) // MODEL_STEP_SAMPLES
+    length = min(int(random.integers(20, 60)), frames - 20)
+    start = int(random.integers(5, frames - length))
     loud = np.ones(len(pcm), np.float32)
     first, last = start * MODEL_STEP_SAMPLES, (start + length) * MODEL_STEP_SAMPLES
     fade = np.linspace(1, 0, MODEL_STEP_SAMPLES // 2, dtype=np.float32)
     loud[first:last] = 0
     loud[first : first + len(fade)] = fade
     loud[last - len(fade) : last] = fade[::-1]
-    frame = np.arange(len(arkit))
-    after, before = frame - start, start + length - 1 - frame
-    depth = np.clip(np.minimum(after, before + 1) / REST_FRAMES, 0, 1)
+    return pcm * loud
+
+
+def at_rest(arkit: Float32, silent: np.ndarray, arkit_names: tuple[str, ...]) -> Float32:
+    """(T, 52) with lips that come to rest within REST_FRAMES where nothing is said, and leave it as smoothly."""
+    depth = np.minimum(distance_transform_cdt(np.pad(silent, 1, mode="edge"))[1:-1] / REST_FRAMES, 1)
+    if silent.all():
+        depth = np.ones(len(silent))
     speaking = 1 - depth * depth * (3 - 2 * depth)
     lips = lip_columns(arkit_names)
-    return pcm * loud, np.where(lips, arkit * speaking[:, None], arkit).astype(np.float32)
+    return np.where(lips, arkit * speaking[:, None], arkit).astype(np.float32)
 
 
 def room_tone(samples: int, random: np.random.Generator) -> Float32:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emo_live.config import TINY
-from emo_live.engine.motion_prior import TAPS, MotionPrior, products
+from emo_live.engine.motion_prior import TAPS, MotionPrior, products, scaled_traits
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.hearing import HEARD, Hearing
 from emo_live.training.motion_data import MotionData, Track
@@ -31,7 +31,10 @@ def fit_prior(data: MotionData, basis: MotionBasis, hearing: Hearing, path: Path
     gains, unit, readout = fit_components(data, basis)
     raw = np.stack(data.traits)
     mean, scale = raw.mean(0), raw.std(0) + 1e-6
-    windows = [_windows(data, track, hearing, readout, (raw[track.portrait] - mean) / scale) for track in data.tracks]
+    windows = [
+        _windows(data, track, hearing, readout, scaled_traits(raw[track.portrait], mean, scale))
+        for track in data.tracks
+    ]
     past, future, sound, causes = (np.concatenate([w[i] for w in windows]) for i in range(4))
     ahead = np.zeros((SPAN, past.shape[1], past.shape[2]), np.float32)
     heard = np.zeros((SPAN, sound.shape[2], past.shape[2]), np.float32)
@@ -100,11 +103,10 @@ def _windows(
     n = TINY.emo.motion_frames
     c = track.z.reshape(len(track.z), -1).astype(np.float32) @ readout
     starts = list(range(n + n % 2, len(c) - SPAN + 1, 4))
-    full = np.concatenate([[1.0], np.clip(traits, -3, 3)]).astype(np.float32)
     variant = len(track.name) % len(track.features)  # some clean, some noisy: noisy speech must not move lips less
     features = torch.stack([data.window(track, s, SPAN, variant)["features"] for s in starts])
     shapes = hearing(features).numpy()
-    sound = np.stack([products(row, full) for row in shapes])
+    sound = np.stack([products(row, traits) for row in shapes])
     unheard = np.concatenate([track.pose, track.arkit[:, : HEARD.start]], 1).astype(np.float32)
     changes = [np.concatenate([unheard[s : s + SPAN], np.repeat(unheard[s - 1 : s], SPAN, 0)], 1) for s in starts]
     causes = np.stack(changes)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import numpy as np
 import typer
 
 from emo_live.engine.motion_prior import MotionPrior
-from emo_live.training.pack import Clip, Pack
+from emo_live.training.casting import SPLITS, casting, chosen_clips
+from emo_live.training.pack import Pack
 from emo_live.training.run import Budget
 
 if TYPE_CHECKING:
@@ -30,18 +30,7 @@ ShareOption = Annotated[str, typer.Option(help="i/n: the i-th of n processes sid
 MinutesOption = Annotated[float, typer.Option(help="Wall-clock budget, over all resumes.")]
 StepsOption = Annotated[int | None, typer.Option(help="Stop after so many steps at the latest.")]
 T = TypeVar("T")
-SPLITS = ("val", "train")
 WORK, PRIOR = Path("runs/tiny"), "prior.npz"
-FEW = 230  # clips of the one talker who is 95 % of the real motion
-
-
-def chosen_clips(pack: Pack, split: str) -> list[Clip]:
-    """All synthetic speech and some of the real, in a fixed random order, so that any first part is a fair sample."""
-    clips = pack.clips(split)
-    random = np.random.default_rng(1)
-    order = [clips[i] for i in random.permutation(len(clips))]
-    common = [clip for clip in order if clip.voice == "grid_s1"][FEW:]
-    return [clip for clip in order if clip not in common]
 
 
 def of_share(items: list[T], share: str) -> list[T]:
@@ -119,18 +108,6 @@ def tracks(
     for name, performances in of_share(casting(opened), share):
         if not (work / "tracks" / f"{name}.npz").exists():
             draw_tracks(opened, theatre, name, performances[:count], fitted, work / "tracks", seed=seed)
-
-
-def casting(pack: Pack) -> list[tuple[str, list[str]]]:
-    """Which portrait plays which performances: every performance once, portraits in a fixed random order."""
-    from emo_live.training.performance import programme
-
-    cast = []
-    for split in SPLITS:
-        names, portraits = programme(chosen_clips(pack, split)), pack.portraits(split)
-        order = np.random.default_rng(3).permutation(len(portraits))
-        cast += [(portraits[i], names[k :: len(portraits)]) for k, i in enumerate(order)]
-    return cast
 
 
 @app.command()

@@ -14,9 +14,8 @@ from fakes import LATENT, FakeBackend, bundled_avatar, decode, syllables, write_
 from emo_live.avatar import Avatar
 from emo_live.engine.base import Engine
 from emo_live.engine.pictures import MOUTH_SIZE, PictureMaker, mouth_origin
-from emo_live.engine.window import RollingWindow
 from emo_live.errors import BadInputError, EngineError
-from emo_live.render import RenderOptions, render
+from emo_live.render import RenderOptions, render, window_of
 from emo_live.types import Float32, UInt8
 
 
@@ -119,15 +118,7 @@ def test_other_sizes_are_refused() -> None:
 @contextlib.contextmanager
 def fake_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
     backend = FakeBackend()
-    yield lambda avatar: RollingWindow(
-        backend,
-        backend.prepare(avatar),
-        size=options.size,
-        full_frame=options.full_frame,
-        seed=options.seed,
-        steps=options.n_steps,
-        controls=options.controls,
-    )
+    yield lambda avatar: window_of(backend, avatar, options)
 
 
 def test_the_mouth_opens_with_the_sound(tmp_path: Path) -> None:

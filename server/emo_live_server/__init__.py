@@ -1,0 +1,1 @@
+"""The deployable application around emo_live: HTTP, WHEP, WebSocket, the page."""
