@@ -87,7 +87,10 @@ def _stages(avatar: Avatar, threads: int) -> tuple[str, dict[str, float]]:
     """The precision that the backend chose, and ms a frame by stage."""
     from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, log_mel
     from emo_live.engine.backend_openvino import OpenVinoBackend
+    from emo_live.engine.base import WindowInputs
+    from emo_live.engine.motion_prior import FaceMotion
     from emo_live.engine.pictures import PictureMaker
+    from emo_live.engine.window import DEFAULT_SPEED
 
     random = np.random.default_rng(0)
     backend = OpenVinoBackend(threads=threads)
@@ -98,10 +101,17 @@ def _stages(avatar: Avatar, threads: int) -> tuple[str, dict[str, float]]:
         z = random.normal(0, 0.5, (FRAMES, *grid)).astype(np.float32)
         around = TINY.emo.audio_projection.frames - 1
         sound = backend.hear(log_mel(pcm))[-(FRAMES + around) * 2 :]
-        speed = np.full(FRAMES + around, 4.0, np.float32)
+        given = WindowInputs(z[:2], z, sound, np.full(FRAMES + around, DEFAULT_SPEED, np.float32))
+        noise = random.normal(size=(TINY.gestures.reach + FRAMES, TINY.gestures.noise)).astype(np.float32)
+        face = FaceMotion(backend.prior, avatar.landmarks)
+
+        def foretell() -> None:
+            face.anchor(backend.shapes(sound), backend.gestures(noise, DEFAULT_SPEED))
+
         every_size = {
             "hearing (log-mel, whisper)": _ms(lambda: backend.hear(log_mel(pcm))),
-            "denoising (one step)": _ms(lambda: backend.denoise(prepared, z, 999, z[:2], sound, speed)),
+            "mouth shapes, gestures, prior": _ms(foretell),
+            "denoising (one step)": _ms(lambda: backend.denoise(prepared, z, 999, given)),
         }
         rows = dict(every_size)
         for size in SIZES:

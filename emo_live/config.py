@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+POSE = 6  # values of a head's pose: yaw, pitch, roll in radians, x, y, z in cm
+
 
 @dataclass(frozen=True, slots=True)
 class AudioAttentionConfig:
@@ -143,11 +145,26 @@ class EmoConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class MotionPriorConfig:
-    """Linear model of motion latents: how many components, and how many frames ahead it foretells."""
+class GesturesConfig:
+    """What a face does besides speaking, from noise: causal convolutions over time."""
 
-    components: int
-    frames: int
+    memories: tuple[float, ...]  # frames over which each value of the noise is smoothed
+    taps: int  # frames that the smoothing looks back
+    inertia: float  # frames over which the head pose that is drawn is smoothed once more
+    inertia_taps: int
+    width: int
+    kernel: int
+    dilations: tuple[int, ...]
+
+    @property
+    def noise(self) -> int:
+        """Values a frame."""
+        return len(self.memories)
+
+    @property
+    def reach(self) -> int:
+        """Frames of noise before the first frame."""
+        return self.taps - 1 + self.inertia_taps - 1 + (self.kernel - 1) * sum(self.dilations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +174,8 @@ class TinyConfig:
     emo: EmoConfig
     whisper: WhisperConfig
     autoencoder: AutoencoderConfig
-    prior: MotionPriorConfig
+    components: int  # of the motion prior
+    gestures: GesturesConfig
     patch: int
     portrait_size: int  # px of the portrait that the portrait encoder sees
     portrait_channels: int
@@ -186,7 +204,7 @@ def _tiny_backbone(*, denoiser: bool, in_channels: int) -> BackboneConfig:
 TINY = TinyConfig(
     emo=EmoConfig(
         name="tiny",
-        backbone=_tiny_backbone(denoiser=True, in_channels=64),
+        backbone=_tiny_backbone(denoiser=True, in_channels=128),
         reference=_tiny_backbone(denoiser=False, in_channels=128),
         locator=FaceLocatorConfig(in_channels=4, block_channels=(16, 24, 32, 48, 64), out_channels=96),
         audio_projection=AudioProjectionConfig(frames=5, blocks=2, width=384, hidden=384, tokens=8, token_width=128),
@@ -210,7 +228,16 @@ TINY = TinyConfig(
         mouth_width=48,
         mouth_blocks=3,
     ),
-    prior=MotionPriorConfig(components=384, frames=8),
+    components=384,
+    gestures=GesturesConfig(
+        memories=(0, 0, 0, 0, 1, 1, 2, 2, 4, 4, 8, 8, 12, 16, 24, 24),
+        taps=97,
+        inertia=1.6,
+        inertia_taps=13,
+        width=64,
+        kernel=3,
+        dilations=(1, 2, 4, 8, 16),
+    ),
     patch=2,
     portrait_size=256,
     portrait_channels=64,

@@ -15,8 +15,8 @@ import numpy as np
 
 from emo_live import samples
 from emo_live.avatar import Avatar
-from emo_live.config import TINY
-from emo_live.engine.base import Prepared
+from emo_live.config import POSE, TINY
+from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.motion_prior import MotionPrior, raw_traits, readout_of
 from emo_live.engine.pictures import FLOW_SIZE, MOUTH_SIZE, mouth_origin
 from emo_live.engine.test_pattern import TestPatternEngine
@@ -25,7 +25,7 @@ from emo_live.types import FPS, Float32, UInt8
 
 PORTRAIT = samples.portrait()
 LATENT = (TINY.autoencoder.latent_channels, TINY.autoencoder.latent_size, TINY.autoencoder.latent_size)
-N_SHAPES = 3
+N_SHAPES, N_GESTURES = 3, 2 + POSE
 N_TRAITS = len(raw_traits(np.zeros((478, 2), np.float32)))
 
 
@@ -93,16 +93,20 @@ class PatternEngines:
 
 
 def plain_prior(shape: tuple[int, int, int] = LATENT) -> MotionPrior:
-    """Foretells rest, adds nothing, and gives every channel white noise of its own, the same in all its cells."""
-    channels, frames = shape[0], TINY.prior.frames
+    """Foretells rest, and gives every channel white noise of its own, the same in all its cells."""
+    channels = shape[0]
     basis = np.repeat(np.eye(channels, dtype=np.float32), shape[1] * shape[2], axis=1)
     return MotionPrior(
         shape,
         basis,
         readout=readout_of(basis, np.ones(basis.shape[1], np.float32)),
-        ahead=np.zeros((frames, TINY.emo.motion_frames, channels), np.float32),
-        heard=np.zeros((frames, (N_TRAITS + 1) * (N_SHAPES + 1), channels), np.float32),
-        spread=np.zeros((frames, channels), np.float32),
+        head=np.zeros(((N_TRAITS + 1) * POSE, channels), np.float32),
+        fields=np.zeros((N_SHAPES + N_GESTURES - POSE + 1, 3, 2 * shape[1], 2 * shape[1]), np.float32),
+        points=np.zeros(1, np.float32),
+        mean_face=np.full((1, 2), 0.5, np.float32),
+        unpatch=np.zeros((channels, 12), np.float32),
+        patch=np.zeros((12, channels), np.float32),
+        spread=np.ones(channels, np.float32),
         decay=np.zeros(channels, np.float32),
         trait_mean=np.zeros(N_TRAITS, np.float32),
         trait_scale=np.ones(N_TRAITS, np.float32),
@@ -115,8 +119,6 @@ class FakeBackend:
 
     name: str = "fake"
     prior: MotionPrior = field(default_factory=plain_prior)
-    pose_basis: Float32 = field(default_factory=lambda: np.zeros((6, int(np.prod(LATENT))), np.float32))
-    pose_readout: Float32 = field(default_factory=lambda: np.zeros((int(np.prod(LATENT)), 6), np.float32))
 
     def prepare(self, avatar: Avatar) -> Prepared:
         return Prepared(avatar, avatar.portrait, mouth_origin(avatar.landmarks), {})
@@ -127,9 +129,11 @@ class FakeBackend:
     def shapes(self, sound: Float32) -> Float32:
         return np.zeros((len(sound) // 2 - 2 * (TINY.emo.audio_projection.frames // 2), N_SHAPES), np.float32)
 
-    def denoise(
-        self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32
-    ) -> Float32:
+    def gestures(self, noise: Float32, speed: float) -> Float32:
+        return np.zeros((len(noise) - TINY.gestures.reach, N_GESTURES), np.float32)
+
+    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, given: WindowInputs) -> Float32:
+        sound, motion = given.sound, given.motion
         around = (len(sound) // 2 - len(noisy)) // 2
         level = np.clip(sound[2 * around : -2 * around].reshape(len(noisy), 2).mean(axis=1), 0, None)
         clean = 0.1 * noisy + 0.1 * motion[-1]

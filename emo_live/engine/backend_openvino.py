@@ -7,6 +7,7 @@ faster. Precision is what the CPU is good at: bf16 where it has the instructions
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from emo_live.avatar import Avatar
 from emo_live.config import TINY
-from emo_live.engine.base import Prepared
+from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.blas_threads import ONE_BLAS_THREAD
 from emo_live.engine.locator_mask import locator_mask
 from emo_live.engine.motion_prior import MotionPrior
@@ -30,15 +31,26 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parents[1] / "assets" / "tiny"
 _FRAME_INPUTS = {
     "shapes": (),
-    "denoise": ("noisy",),
+    "gestures": (),
+    "denoise": ("noisy", "anchor"),
     "motion": ("z",),
     "paint": ("warped", "motion"),
 }  # whose first dimension is T
 _EXACT = (
     "shapes",
+    "gestures",
     "motion",
 )  # flow rounded to bf16 would be off by a tenth of a pixel at 512 px: still things would tremble
-_WINDOW_INPUTS = {"shapes": ("sound",), "denoise": ("sound", "speed")}  # longer than T by the neighbours
+_NEIGHBOURS = TINY.emo.audio_projection.frames - 1
+# What of a graph's inputs is longer than T: rows for T frames.
+_LONGER: dict[str, dict[str, Callable[[int], int]]] = {
+    "shapes": {"sound": lambda frames: (frames + _NEIGHBOURS) * TINY.emo.audio_projection.blocks},
+    "gestures": {"noise": lambda frames: frames + TINY.gestures.reach},
+    "denoise": {
+        "sound": lambda frames: (frames + _NEIGHBOURS) * TINY.emo.audio_projection.blocks,
+        "speed": lambda frames: frames + _NEIGHBOURS,
+    },
+}
 
 
 class OpenVinoBackend:
@@ -57,8 +69,6 @@ class OpenVinoBackend:
         self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
         self._lock = threading.Lock()
         self.prior = MotionPrior.load(assets / "prior.npz")
-        with np.load(assets / "pose.npz", allow_pickle=False) as pose:
-            self.pose_basis, self.pose_readout = pose["basis"].astype(np.float32), pose["readout"].astype(np.float32)
         self._compiler = ThreadPoolExecutor(2, thread_name_prefix="emo-live-compile")
         self._open = True
         ONE_BLAS_THREAD.enter()
@@ -86,18 +96,14 @@ class OpenVinoBackend:
     def _compile(self, name: str, frames: int) -> openvino.CompiledModel:
         model = self._core.read_model(self.assets / f"{name}.xml")
         if name in _FRAME_INPUTS:
-            around = TINY.emo.audio_projection.frames - 1
             shapes: dict[str, list[int]] = {}
             for port in model.inputs:
                 key, shape = port.any_name, port.partial_shape
                 rest = [shape[i].get_length() for i in range(1, len(shape))]
                 if key in _FRAME_INPUTS[name]:
                     shapes[key] = [frames, *rest]
-                elif key in _WINDOW_INPUTS.get(name, ()):
-                    shapes[key] = [
-                        (frames + around) * (TINY.emo.audio_projection.blocks if key == "sound" else 1),
-                        *rest,
-                    ]
+                elif longer := _LONGER.get(name, {}).get(key):
+                    shapes[key] = [longer(frames), *rest]
             model.reshape(shapes)
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32" if name in _EXACT else self.precision,
@@ -139,10 +145,21 @@ class OpenVinoBackend:
         out: Float32 = self._run("shapes", frames, {"sound": sound})[0]
         return out.copy()
 
-    def denoise(
-        self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32
-    ) -> Float32:
-        inputs = {"noisy": noisy, "timestep": np.array([timestep]), "motion": motion, "sound": sound, "speed": speed}
+    def gestures(self, noise: Float32, speed: float) -> Float32:
+        frames = len(noise) - TINY.gestures.reach
+        inputs = {"noise": noise, "speed": np.array([speed], np.float32)}
+        out: Float32 = self._run("gestures", frames, inputs)[0]
+        return out.copy()
+
+    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, given: WindowInputs) -> Float32:
+        inputs = {
+            "noisy": noisy,
+            "timestep": np.array([timestep]),
+            "motion": given.motion,
+            "anchor": given.anchor,
+            "sound": given.sound,
+            "speed": given.speed,
+        }
         inputs.update({key: avatar.features[key] for key in bank_inputs()})
         out: Float32 = self._run("denoise", len(noisy), inputs)[0]
         return out.copy()

@@ -11,35 +11,34 @@ from torch.nn import functional as F
 
 from emo_live.avatar import Avatar
 from emo_live.config import TINY
-from emo_live.engine.base import Prepared
+from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.locator_mask import locator_mask
 from emo_live.engine.motion_prior import MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.autoencoder import AppearanceEncoder, FlowDecoder, MouthPainter
 from emo_live.models.emo import Portrait, TinyEmo
+from emo_live.models.gestures import Gestures
 from emo_live.models.hearing import Hearing
 from emo_live.models.weights import load_state, part_of
 from emo_live.types import Float32
 
 
 class TorchBackend:
-    """folder: holds weights.safetensors ("emo.", "autoencoder." and "whisper." by prefix) and pose.npz."""
+    """folder: holds weights.safetensors (parts by prefix) and prior.npz."""
 
     name = "torch"
 
     def __init__(self, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
         self.prior = MotionPrior.load(folder / "prior.npz")
-        with np.load(folder / "pose.npz", allow_pickle=False) as pose:
-            self.pose_basis, self.pose_readout = pose["basis"].astype(np.float32), pose["readout"].astype(np.float32)
-
         self.device, self.dtype = torch.device(device), dtype
         a = TINY.autoencoder
         self.emo, self.whisper = TinyEmo(TINY), WhisperEncoder(TINY.whisper)
         self.appearance, self.flow, self.mouth = AppearanceEncoder(a), FlowDecoder(a), MouthPainter(a)
-        self.hearing = Hearing(TINY.emo.audio_projection)
+        self.hearing, self.gesture_net = Hearing(TINY.emo.audio_projection), Gestures(TINY.gestures)
         parts: dict[str, nn.Module] = {
             "hearing.": self.hearing,
+            "gestures.": self.gesture_net,
             "emo.": self.emo,
             "whisper.": self.whisper,
             "autoencoder.appearance.": self.appearance,
@@ -76,15 +75,19 @@ class TorchBackend:
         return self._array(self.hearing(self._tensor(sound[None])))[0]
 
     @torch.inference_mode()
-    def denoise(
-        self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32
-    ) -> Float32:
+    def gestures(self, noise: Float32, speed: float) -> Float32:
+        return self._array(self.gesture_net(self._tensor(noise[None]), self._tensor(np.array([speed]))))[0]
+
+    @torch.inference_mode()
+    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, given: WindowInputs) -> Float32:
         emo, portrait = self.emo, avatar.features["emo"]
         assert isinstance(portrait, Portrait)
         times = torch.full((1, len(noisy)), timestep, device=self.device)
-        bank = emo.motion_bank(self._tensor(motion[None]), portrait)
-        tokens, pace = emo.audio_tokens(self._tensor(sound[None])), emo.speed_encoder(self._tensor(speed[None]))
-        return self._array(emo.denoise(self._tensor(noisy[None]), times, portrait, bank, tokens, pace)[0])
+        x, motion, anchor, sound, speed = (
+            self._tensor(array[None]) for array in (noisy, given.motion, given.anchor, given.sound, given.speed)
+        )
+        bank, tokens, pace = emo.motion_bank(motion, portrait), emo.audio_tokens(sound), emo.speed_encoder(speed)
+        return self._array(emo.denoise(x, times, portrait, bank, anchor, tokens, pace)[0])
 
     @torch.inference_mode()
     def motion(self, avatar: Prepared, latents: Float32) -> Float32:

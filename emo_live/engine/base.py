@@ -26,17 +26,28 @@ class Prepared:
     features: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class WindowInputs:
+    """What a window is generated from, the avatar apart.
+
+    motion: (n, 16, 16, 16) motion frames; anchor: (T, 16, 16, 16), what the prior foretells; sound: ((T + 2m) * 2, D);
+    speed: (T + 2m,) degrees a second.
+    """
+
+    motion: Float32
+    anchor: Float32
+    sound: Float32
+    speed: Float32
+
+
 class Backend(Protocol):
     """Tensor work of one model. n motion frames, T frames of a window, latents (16, 16, 16).
 
     prior: the linear motion model that the latents are generated around.
-    pose_basis: (6, 4096), what a unit of head pose is in latents; pose_readout: (4096, 6), the pose of latents.
     """
 
     name: str
     prior: MotionPrior
-    pose_basis: Float32
-    pose_readout: Float32
 
     def prepare(self, avatar: Avatar) -> Prepared: ...
 
@@ -46,10 +57,11 @@ class Backend(Protocol):
     def shapes(self, sound: Float32) -> Float32:
         """((T + 2m) * 2, D) sound features -> (T, S) mouth shapes that are heard."""
 
-    def denoise(
-        self, avatar: Prepared, noisy: Float32, timestep: int, motion: Float32, sound: Float32, speed: Float32
-    ) -> Float32:
-        """v-prediction. noisy: (T, 16, 16, 16); motion: (n, 16, 16, 16); sound: ((T + 2m) * 2, D); speed: (T + 2m,)."""
+    def gestures(self, noise: Float32, speed: float) -> Float32:
+        """(reach + T, N) white noise, degrees a second -> (T, G) upper face and head pose (models/gestures.py)."""
+
+    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, given: WindowInputs) -> Float32:
+        """v-prediction of deviations from the anchor, (T, 16, 16, 16) each."""
 
     def motion(self, avatar: Prepared, latents: Float32) -> Float32:
         """(T, 16, 16, 16) -> (T, 3, 128, 128): backward flow x, y in px of 128 and hole share."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emo_live.config import TINY
 
-GRAPHS = ("hear", "shapes", "prepare", "denoise", "motion", "paint")
+GRAPHS = ("hear", "shapes", "gestures", "prepare", "denoise", "motion", "paint")
 
 
 def layers() -> list[str]:

@@ -1,4 +1,4 @@
-"""The rolling window: sound features -> noise -> k denoising steps -> latents -> pictures, motion frames carried over.
+"""The rolling window: sound, gestures, noise -> k denoising steps -> latents -> pictures. Motion frames carry over.
 
 Written once for every backend. Frame `index` is the picture of sound step `index`; a window of F frames needs the sound
 of its frames and LOOK_AHEAD steps more. Runs on whichever single thread calls it; only `cancel` may come from another.
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_STEP, log_mel
-from emo_live.config import TINY
-from emo_live.engine.base import Backend, EngineFrame, Prepared
-from emo_live.engine.motion_prior import FrameNoise
+from emo_live.config import POSE, TINY
+from emo_live.engine.base import Backend, EngineFrame, Prepared, WindowInputs
+from emo_live.engine.motion_prior import FaceMotion, FrameNoise, GestureNoise
 from emo_live.engine.pictures import PictureMaker
 from emo_live.engine.schedule import FewStepSampler
 from emo_live.errors import BadInputError
@@ -26,7 +26,7 @@ NEIGHBOURS = TINY.emo.audio_projection.frames // 2
 MOTION_FRAMES = TINY.emo.motion_frames
 DEFAULT_SPEED = 4.0  # degrees a second, the middle of what calm talkers do
 DEFAULT_STEPS = 1
-NOISE = np.float32(0.55)  # of its full strength: calmer than the training data, lips closer to the sound (docs/LOG.md)
+NOISE = np.float32(1.0)  # of its full strength
 HISTORY = 100  # frames that can be rewound: 4 s, more than any playout buffer holds
 CONTEXT_STEPS = -(-(LEFT_SAMPLES + CONTEXT_SAMPLES) // MODEL_STEP_SAMPLES)
 _SILENCE = np.zeros(MODEL_STEP_SAMPLES, np.float32)
@@ -81,7 +81,8 @@ class RollingWindow:
         self.pictures = PictureMaker(backend, avatar, size, full_frame=full_frame)
         self.shape = self.pictures.shape
         self._cancelled = threading.Event()
-        self._noise, self._traits = FrameNoise(seed, backend.prior), backend.prior.traits(avatar.avatar.landmarks)
+        self._noise, self._face = FrameNoise(seed, backend.prior), FaceMotion(backend.prior, avatar.avatar.landmarks)
+        self._gesture_noise = GestureNoise(seed, TINY.gestures.noise, TINY.gestures.reach)
         self._latents: deque[Float32] = deque(
             [np.zeros(backend.prior.shape, np.float32)] * MOTION_FRAMES, maxlen=HISTORY + MOTION_FRAMES
         )
@@ -112,7 +113,7 @@ class RollingWindow:
             except _CancelledError:
                 return done
             shown = length if self._end is None else min(length, self._end - self.index)
-            videos = self.pictures.make(self._with_motion(latents[:shown]))
+            videos = self.pictures.make(latents[:shown])
             done += [EngineFrame(self.index + i, video) for i, video in enumerate(videos)]
             self._latents.extend(latents[:shown])
             self.index += shown
@@ -138,14 +139,6 @@ class RollingWindow:
         self._windows, self._end = 0, None
         self._cancelled.clear()
 
-    def _with_motion(self, latents: Float32) -> Float32:
-        """Head motion made stronger or weaker; what is carried to the next window stays as generated."""
-        if self.controls.motion == 1:
-            return latents
-        pose = latents.reshape(len(latents), -1) @ self.backend.pose_readout
-        change = (pose @ self.backend.pose_basis).reshape(latents.shape)
-        return (latents + (self.controls.motion - 1) * change).astype(np.float32)
-
     def _runnable(self) -> int:
         """Length of the window that can run now, 0 if none."""
         length = self.policy.length(self._windows)
@@ -165,18 +158,26 @@ class RollingWindow:
         """Latents (length, C, h, w) of the next frames."""
         tokens = self.backend.hear(log_mel(self._context(self.index + length + LOOK_AHEAD)))
         sound = tokens[-(length + NEIGHBOURS + LOOK_AHEAD) * TOKENS_PER_STEP :]
-        prior, motion = self.backend.prior, np.stack([self._latents[i] for i in range(-MOTION_FRAMES, 0)])
+        prior, end = self.backend.prior, self.index + length
+        anchor = self._face.anchor(self.backend.shapes(sound), self._gestures(self.index, end))
+        motion = np.stack([self._latents[i] for i in range(-MOTION_FRAMES, 0)])
         speed = np.full(length + 2 * NEIGHBOURS, self.controls.speed, np.float32)
-        noise = NOISE * np.stack([self._noise(self.index + i) for i in range(length)])
+        given = WindowInputs(motion, anchor, sound, speed)
 
         def predict(noisy: Float32, timestep: int) -> Float32:
             if self._cancelled.is_set():
                 raise _CancelledError
-            v = prior.projected(self.backend.denoise(self.avatar, noisy, timestep, motion, sound, speed))
-            return v - prior.deviation(noisy) if timestep == self.sampler.timesteps[0] else v
+            return prior.projected(self.backend.denoise(self.avatar, noisy, timestep, given))
 
-        anchor = prior.anchor(motion, self.backend.shapes(sound), self._traits)
-        return anchor + self.sampler.sample(noise, predict)
+        deviation = self.sampler.sample(NOISE * self._noise.frames(self.index, end), predict)
+        return anchor + np.float32(prior.scale) * deviation
+
+    def _gestures(self, start: int, end: int) -> Float32:
+        """(end - start, G), with the head motion that is asked for."""
+        noise = self._gesture_noise.frames(start - TINY.gestures.reach, end)
+        gestures = self.backend.gestures(noise, self.controls.speed)
+        gestures[:, -POSE:] *= self.controls.motion
+        return gestures
 
 
 class _CancelledError(Exception):

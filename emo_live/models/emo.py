@@ -148,11 +148,13 @@ class TinyEmo(Emo):
         timesteps: Tensor,
         portrait: Portrait,
         motion: Bank | None,
+        anchor: Tensor,
         audio: Tensor | None,
         speed: Tensor | None,
     ) -> Tensor:
-        """`velocity` on latents as they are, (B, T, C, h, w) in and out."""
-        return self.unfold(self.velocity(self.fold(noisy), timesteps, portrait, motion, audio, speed))
+        """`velocity` on deviations as they are, (B, T, C, h, w) in and out; anchor: latents that they deviate from."""
+        seen = torch.cat([self.fold(noisy), self.fold(anchor)], 2)
+        return self.unfold(self.velocity(seen, timesteps, portrait, motion, audio, speed))
 
     def fold(self, z: Tensor) -> Tensor:
         """(..., C, h, w) -> (..., C p^2, h / p, w / p)."""

@@ -9,6 +9,7 @@ from emo_live.models.audio import AudioProjection
 from emo_live.models.emo import frame_windows
 
 HEARD = slice(23, 52)  # jaw, mouth and nose among the ARKit names, which are in alphabetical order
+UNHEARD = slice(0, 23)  # brows, cheeks, lids and eyes
 
 
 class Hearing(nn.Module):

@@ -70,11 +70,12 @@ class DiffusionLoss:
         z = batch["z"]
         size, frames = z.shape[:2]
         t = self._times(size, frames)
-        clean = (z - model.anchor(batch, batch["motion"])).flatten(0, 1)
+        anchor = model.anchor(batch)
+        clean = model.deviation(z, anchor).flatten(0, 1)
         noise = model.prior.noise(model.prior.white(size, TAPS - 1 + frames), z.shape[2:]).flatten(0, 1)
         noisy, target = schedule.add_noise(clean, noise, t), schedule.velocity(clean, noise, t)
         with autocast(self.device):
-            v, shapes = self._predict(noisy.view_as(z), t.view(size, frames), batch)
+            v, shapes = self._predict(noisy.view_as(z), t.view(size, frames), anchor, batch)
         v = model.prior(v.float())
         signal, spread = schedule.coefficients(t)
         snr = (signal / spread.clamp(min=1e-4)) ** 2
@@ -92,16 +93,17 @@ class DiffusionLoss:
         own = torch.randint(0, steps, (size, frames), device=self.device)
         return torch.where(torch.rand(size, 1, device=self.device) < OWN_TIMES, own, t).flatten()
 
-    def _predict(self, noisy: Tensor, t: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _predict(self, noisy: Tensor, t: Tensor, anchor: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         model = self.model
         portrait = model.prepare(batch["portrait"], batch["mask"])
         if self.stage is Stage.IMAGE:
-            return model.denoise(noisy, t, portrait, None, None, None), noisy.new_zeros(())
+            return model.denoise(noisy, t, portrait, None, anchor, None, None), noisy.new_zeros(())
         tokens = model.audio_tokens(batch["features"])
         shapes = model.shape_loss(tokens, batch["arkit"])
         tokens = tokens * (torch.rand(len(tokens), 1, 1, 1, device=self.device) >= AUDIO_DROP)
         motion = model.motion_bank(self.blurred(batch["motion"]), portrait)
-        return model.denoise(noisy, t, portrait, motion, tokens, model.speed_encoder(batch["velocity"])), shapes
+        speed = model.speed_encoder(batch["velocity"])
+        return model.denoise(noisy, t, portrait, motion, anchor, tokens, speed), shapes
 
     def blurred(self, motion: Tensor) -> Tensor:
         """Motion frames (B, n, C, h, w) with noise, some of them gone."""

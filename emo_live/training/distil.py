@@ -1,4 +1,4 @@
-"""The one-step student. Starts as the teacher plus the motion prior's noise; learns to draw whole windows in one step.
+"""The one-step student. Starts as the teacher, whose first step is the mean; learns to draw whole windows in one step.
 
 Loss: the energy score (Gneiting and Raftery 2007) of two draws against the true window, over lips, eyes and everything.
 It is smallest only where the draws have the truth's distribution, so blinks and head motion stay random instead of
@@ -8,6 +8,7 @@ averaging out. A share of the windows continues the student's own output, so tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,16 +33,24 @@ PART_GAINS = (1.5, 1.0, 1.0)  # lips, eyes, everything
 MOVE_GAINS = (1.0, 0.7, 0.7)  # the same for differences of neighbouring frames
 
 
-def predict_clean(
-    model: Teacher, noisy: Tensor, step: int, portrait: Portrait, motion: Bank, tokens: Tensor, speed: Tensor
-) -> Tensor:
-    """Noisy (B, T, C, h, w) at timestep `step` -> how the clean latents deviate from the prior's anchor."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a window is generated from; anchor: (B, T, C, h, w)."""
+
+    portrait: Portrait
+    motion: Bank
+    anchor: Tensor
+    tokens: Tensor
+    speed: Tensor
+
+
+def predict_clean(model: Teacher, noisy: Tensor, step: int, given: Given) -> Tensor:
+    """Noisy (B, T, C, h, w) at timestep `step` -> how the clean latents deviate from the anchor."""
     t = torch.full(noisy.shape[:2], step, device=noisy.device)
-    v = model.denoise(noisy, t, portrait, motion, tokens, speed).float()
+    v = model.denoise(noisy, t, given.portrait, given.motion, given.anchor, given.tokens, given.speed).float()
     schedule = NoiseSchedule(model.config.schedule)
     clean = schedule.clean_from_velocity(noisy.flatten(0, 1), v.flatten(0, 1), t.flatten())
-    clean = model.prior(clean.view_as(noisy))
-    return clean + model.prior.deviation(noisy) if step == schedule.train_steps - 1 else clean
+    return model.prior(clean.view_as(noisy))
 
 
 def changed(portrait: Portrait, change: Callable[[Tensor], Tensor]) -> Portrait:
@@ -91,12 +100,13 @@ class DistilLoss:
         past, noise = self._noise(now["z"])
         with autocast(self.device):
             portrait = model.prepare(now["portrait"], now["mask"])
-            target = now["z"] - model.anchor(now, now["motion"])
+            anchor = model.anchor(now)
+            target = model.deviation(now["z"], anchor)
             motion = self._motion(before, now, portrait, past)
             bank = {name: twice(value) for name, value in model.motion_bank(motion, portrait).items()}
             tokens, speed = model.audio_tokens(now["features"]), model.speed_encoder(now["velocity"])
             shapes = model.shape_loss(tokens, now["arkit"])
-            given = (changed(portrait, twice), bank, twice(tokens), twice(speed))
+            given = Given(changed(portrait, twice), bank, twice(anchor), twice(tokens), twice(speed))
             draws = self._draw(noise, given)
         a, b = draws.chunk(2)
         where = parts(now["mask"], target.shape[-1])
@@ -107,15 +117,15 @@ class DistilLoss:
     def _distance(self, a: Tensor, b: Tensor, where: Tensor) -> Tensor:
         return distances(a, b, where, self.channels).mean()
 
-    def _draw(self, noise: Tensor, given: tuple[Portrait, Bank, Tensor, Tensor]) -> Tensor:
+    def _draw(self, noise: Tensor, given: Given) -> Tensor:
         """One step from noise; or, for some batches, the second of two steps, behind the first one's own result."""
         if torch.rand(()) >= SECOND_SHARE:
-            return predict_clean(self.model, noise, self.last, *given)
+            return predict_clean(self.model, noise, self.last, given)
         with torch.no_grad():
-            first = predict_clean(self.model, noise, self.last, *given)
+            first = predict_clean(self.model, noise, self.last, given)
         times = torch.full((first.shape[0] * first.shape[1],), self.second, device=self.device)
         noisy = self.schedule.add_noise(first.flatten(0, 1), noise.flatten(0, 1), times).view_as(first)
-        return predict_clean(self.model, noisy, self.second, *given)
+        return predict_clean(self.model, noisy, self.second, given)
 
     def _noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Noise of the window before, (B, T, C, h, w), and of two draws that continue it, (2B, T, C, h, w)."""
@@ -126,17 +136,16 @@ class DistilLoss:
 
     @torch.no_grad()
     def _motion(self, before: dict[str, Tensor], now: dict[str, Tensor], portrait: Portrait, noise: Tensor) -> Tensor:
-        """Motion frames, for some rows the end of the student's own window before. What deviates from the anchor is the
-        same behind both: an own deviation fades as the prior says."""
+        """Motion frames, for some rows the end of the student's own window before."""
         model, n = self.model, TINY.emo.motion_frames
         rows = round(len(noise) * OWN_SHARE)  # they are in no order, so the first ones will do
         portrait = changed(portrait, lambda x: x[:rows])
         before = {name: value[:rows] for name, value in before.items()}
         bank = model.motion_bank(before["motion"], portrait)
         tokens, speed = model.audio_tokens(before["features"]), model.speed_encoder(before["velocity"])
-        own = predict_clean(model, noise[:rows], self.last, portrait, bank, tokens, speed)
-        own = own + model.anchor(before, before["motion"])
-        return torch.cat([own[:, -n:], now["motion"][rows:]])
+        anchor = model.anchor(before)
+        own = predict_clean(model, noise[:rows], self.last, Given(portrait, bank, anchor, tokens, speed))
+        return torch.cat([model.latents(own, anchor)[:, -n:], now["motion"][rows:]])
 
 
 def train(
@@ -150,14 +159,11 @@ def train(
     """data: to train on and held out. start: the teacher's runs, as `start_from` takes them."""
     torch.manual_seed(budget.seed)
     device = start_from(model, start)
-    # The first student is the prior and its noise; the teacher's features are what it learns from.
-    for p in model.denoising_unet.conv_out.parameters():
-        nn.init.zeros_(p)
     run = Run(out, model, optimizers(model, 3e-3, 6e-4), budget, ema=0.995)
 
     def sample(ema: nn.Module, path: Path) -> dict[str, float]:
         assert isinstance(ema, Teacher)
-        return measure(ema, data[1], basis, Sampling(steps=1, student=True), count=6)
+        return measure(ema, data[1], basis, Sampling(steps=1), count=6)
 
     batches = data[0].batches(budget.batch, LENGTHS, budget.seed + run.step, ahead=1)
     return run.train(batches, DistilLoss(model, basis, device), sample)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,13 +23,12 @@ from emo_live.engine.tiny_graphs import GRAPHS, bank_inputs
 from emo_live.models.attention import Attention
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.emo import Portrait, TinyEmo
+from emo_live.models.gestures import Gestures
 from emo_live.models.hearing import Hearing
 from emo_live.models.weights import pack_state, part_of, unpack_state
 from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.compress import compress_weights
-from emo_live.training.prior import ship_prior
 from emo_live.training.sound import KEPT
-from emo_live.types import Float32
 
 if TYPE_CHECKING:
     import openvino
@@ -38,7 +37,17 @@ Part = tuple[nn.Module, dict[str, Tensor]]  # a graph's module and its named exa
 COMPRESSED = ("hear", "shapes", "prepare", "denoise")  # the decoders are small and their rounding would be seen ...
 EXACT = ("autoencoder.flow", "autoencoder.mouth")  # ... so they are half floats in the weights file too
 TRAINING_ONLY = "emo.shape_head"  # the audio tokens' head; that of `hearing` runs with the model
-WINDOW_INPUTS = {"noisy", "sound", "speed", "z", "warped", "motion"}  # whose first dimension follows the window
+WINDOW_INPUTS = {
+    "noisy",
+    "anchor",
+    "sound",
+    "noise",
+    "speed",
+    "z",
+    "warped",
+    "motion",
+}  # their first dimension follows T
+FIXED_INPUTS = {"denoise": ("motion",), "gestures": ("speed",)}  # n motion frames always, one speed
 
 
 class Hear(nn.Module):
@@ -63,6 +72,18 @@ class Shapes(nn.Module):
         return out
 
 
+class Draw(nn.Module):
+    """noise (reach + T, N), speed (1,) -> (T, G) gestures."""
+
+    def __init__(self, gestures: Gestures):
+        super().__init__()
+        self.gestures = gestures
+
+    def forward(self, noise: Tensor, speed: Tensor) -> Tensor:
+        out: Tensor = self.gestures(noise[None], speed)[0]
+        return out
+
+
 class Prepare(nn.Module):
     """portrait (1, 3, 512, 512), mouth (1, 3, 144, 144), mask (1, 4, 128, 128) -> what bank_inputs() names."""
 
@@ -77,14 +98,21 @@ class Prepare(nn.Module):
 
 
 class Denoise(nn.Module):
-    """(T, C, h, w) noisy latents, one timestep, motion frames, sound and speed around the window -> v."""
+    """(T, C, h, w) noisy deviations, one timestep, motion frames, anchor, sound and speed around the window -> v."""
 
     def __init__(self, emo: TinyEmo):
         super().__init__()
         self.emo = emo
 
     def forward(
-        self, noisy: Tensor, timestep: Tensor, motion: Tensor, sound: Tensor, speed: Tensor, *prepared: Tensor
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        motion: Tensor,
+        anchor: Tensor,
+        sound: Tensor,
+        speed: Tensor,
+        *prepared: Tensor,
     ) -> Tensor:
         emo, portrait = self.emo, unflat(dict(zip(bank_inputs(), prepared, strict=True)))
         bank = emo.motion_bank(motion[None], portrait)
@@ -93,6 +121,7 @@ class Denoise(nn.Module):
             timestep.expand(1, noisy.shape[0]),
             portrait,
             bank,
+            anchor[None],
             emo.audio_tokens(sound[None]),
             emo.speed_encoder(speed[None]),
         )
@@ -138,6 +167,7 @@ def example_inputs(emo: TinyEmo, autoencoder: Autoencoder, frames: int) -> dict[
                 "noisy": latents,
                 "timestep": torch.tensor([999]),
                 "motion": latents[:1].repeat(n, 1, 1, 1),
+                "anchor": latents,
                 "sound": torch.zeros((frames + m) * 2, TINY.whisper.width),
                 "speed": torch.zeros(frames + m),
                 **prepared,
@@ -157,23 +187,29 @@ def example_inputs(emo: TinyEmo, autoencoder: Autoencoder, frames: int) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The parts of the tiny model. pose: basis (6, N) and readout (N, 6) of pose.py; prior: the motion prior's file."""
+    """The parts of the tiny model. prior: the motion prior's file."""
 
     emo: TinyEmo
     autoencoder: Autoencoder
     whisper: WhisperEncoder
     hearing: Hearing
-    pose: tuple[Float32, Float32]
+    gestures: Gestures
     prior: Path
 
     def modules(self) -> dict[str, nn.Module]:
         """By their prefix in the weights file."""
-        return {"emo.": self.emo, "autoencoder.": self.autoencoder, "whisper.": self.whisper, "hearing.": self.hearing}
+        return {
+            "emo.": self.emo,
+            "autoencoder.": self.autoencoder,
+            "whisper.": self.whisper,
+            "hearing.": self.hearing,
+            "gestures.": self.gestures,
+        }
 
 
 @torch.no_grad()
 def write_model(trained: Trained, out: Path, facts: dict[str, Any]) -> None:
-    """Writes GRAPHS as OpenVINO files, pose.npz, weights.safetensors and manifest.json into `out`. The weights of
+    """Writes GRAPHS as OpenVINO files, prior.npz, weights.safetensors and manifest.json into `out`. The weights of
     `trained` are rounded in place to what the files hold, so that all runtimes compute with the same ones."""
     out.mkdir(parents=True, exist_ok=True)
     state = {
@@ -192,17 +228,14 @@ def write_model(trained: Trained, out: Path, facts: dict[str, Any]) -> None:
     neighbours = TINY.emo.audio_projection.frames - 1
     sound = torch.zeros((6 + neighbours) * TINY.emo.audio_projection.blocks, TINY.whisper.width)
     shapes: Part = (Shapes(trained.hearing), {"sound": sound})
-    for name, part in {"hear": hear, "shapes": shapes, **example_inputs(trained.emo, trained.autoencoder, 6)}.items():
+    noise = torch.zeros(TINY.gestures.reach + 6, TINY.gestures.noise)
+    draw: Part = (Draw(trained.gestures), {"noise": noise, "speed": torch.zeros(1)})
+    parts = {"hear": hear, "shapes": shapes, "gestures": draw, **example_inputs(trained.emo, trained.autoencoder, 6)}
+    for name, part in parts.items():
         write_graph(name, part, out)
     Attention.kernel = kernel
-    basis, readout = trained.pose
-    np.savez(out / "pose.npz", basis=basis.astype(np.float16), readout=readout.astype(np.float16))
-    ship_prior(trained.prior, out / "prior.npz")
-    files = [f"{name}.{end}" for name in GRAPHS for end in ("xml", "bin")] + [
-        "pose.npz",
-        "prior.npz",
-        "weights.safetensors",
-    ]
+    shutil.copyfile(trained.prior, out / "prior.npz")
+    files = [f"{name}.{end}" for name in GRAPHS for end in ("xml", "bin")] + ["prior.npz", "weights.safetensors"]
     hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in files}
     manifest = {"model": TINY.emo.name, "format": 1, "config": asdict(TINY), "sha256": hashes, **facts}
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
@@ -229,8 +262,8 @@ def write_graph(name: str, part: Part, out: Path) -> None:
         key: ov.PartialShape([-1 if i == 0 and key in WINDOW_INPUTS else n for i, n in enumerate(value.shape)])
         for key, value in inputs.items()
     }
-    if name == "denoise":  # its motion frames are always n
-        shapes["motion"] = ov.PartialShape(list(inputs["motion"].shape))
+    for key in FIXED_INPUTS.get(name, ()):
+        shapes[key] = ov.PartialShape(list(inputs[key].shape))
     graph = ov.convert_model(module, example_input=tuple(inputs.values()), input=[shapes[key] for key in inputs])
     for port, key in zip(graph.inputs, inputs, strict=True):
         port.get_tensor().set_names({key})

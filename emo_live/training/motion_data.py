@@ -16,9 +16,9 @@ from torch import Tensor
 from emo_live.audio.features import TOKENS_PER_STEP
 from emo_live.config import TINY
 from emo_live.engine.locator_mask import locator_mask
-from emo_live.engine.motion_prior import raw_traits
 from emo_live.errors import BadInputError
 from emo_live.models.autoencoder import MotionBasis
+from emo_live.models.hearing import UNHEARD
 from emo_live.training.basis import mirror_signs
 from emo_live.training.sound import AHEAD, BEFORE, STRIDE
 from emo_live.types import FPS
@@ -40,6 +40,16 @@ class Track:
     arkit: np.ndarray
     silent: np.ndarray
     portrait: int
+
+
+def gestures_of(arkit: Tensor, pose: Tensor) -> Tensor:
+    """ARKit weights (..., 52) and pose (..., 6) -> (..., GESTURES), as models/gestures.py draws them."""
+    return torch.cat([arkit[..., UNHEARD], pose], -1)
+
+
+def mirrored_pose(pose: Tensor) -> Tensor:
+    """(..., 6) of a mirrored head: yaw, roll and x change their signs."""
+    return pose * pose.new_tensor([-1, 1, -1, -1, 1, 1])
 
 
 def head_velocity(pose: np.ndarray) -> np.ndarray:
@@ -64,7 +74,7 @@ class MotionData:
         self.tracks: list[Track] = []
         self.pictures: list[np.ndarray] = []
         self.masks: list[np.ndarray] = []
-        self.traits: list[np.ndarray] = []  # as raw_traits gives them
+        self.outlines: list[np.ndarray] = []
         self.signs = mirror_signs(basis)[:, None, None]
         self.mirrored = torch.from_numpy(mirrored_columns(arkit_names))
         for name in portraits:
@@ -77,7 +87,7 @@ class MotionData:
 
     def _take(self, file: np.lib.npyio.NpzFile, sound: Path) -> None:
         self.pictures.append(file["portrait"])
-        self.traits.append(raw_traits(file["outline"]))
+        self.outlines.append(file["outline"].astype(np.float32))
         self.masks.append(locator_mask(file["outline"], TINY.mask_size))
         for k, name in enumerate(str(n) for n in file["names"]):
             features = sound / f"{name}.npy"
@@ -89,10 +99,10 @@ class MotionData:
             self.tracks.append(Track(name, file[f"z{k}"], heard, *rest))
 
     def portrait(self, index: int) -> dict[str, Tensor]:
-        """portrait (3, 256, 256) in [-1, 1], mask (4, 128, 128)."""
+        """portrait (3, 256, 256) in [-1, 1], mask (4, 128, 128), outline (478, 2)."""
         picture = torch.from_numpy(np.ascontiguousarray(self.pictures[index])).permute(2, 0, 1).float() / 127.5 - 1
-        traits = torch.from_numpy(self.traits[index])
-        return {"portrait": picture, "mask": torch.from_numpy(self.masks[index]), "traits": traits}
+        outline = torch.from_numpy(self.outlines[index])
+        return {"portrait": picture, "mask": torch.from_numpy(self.masks[index]), "outline": outline}
 
     def window(self, track: Track, start: int, frames: int, variant: int) -> dict[str, Tensor]:
         """Frames start .. start + frames of a track and what they are generated from."""
@@ -107,10 +117,18 @@ class MotionData:
             "features": torch.from_numpy(features.astype(np.float32)),
             "velocity": torch.from_numpy(track.velocity[around]),
             "arkit": torch.from_numpy(track.arkit[start : start + frames]),
+            "gestures": self.gestures(track)[start : start + frames],
+            "mirrored": torch.tensor(False),
             **self.portrait(track.portrait),
         }
 
+    @staticmethod
+    def gestures(track: Track) -> Tensor:
+        """(T, GESTURES)"""
+        return gestures_of(torch.from_numpy(track.arkit), torch.from_numpy(track.pose))
+
     def mirror(self, row: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is seen, mirrored. Outline and gestures stay: the anchor that they make is mirrored as a whole."""
         return {
             **row,
             "z": row["z"].flip(-1) * self.signs,
@@ -118,7 +136,7 @@ class MotionData:
             "arkit": row["arkit"][:, self.mirrored],
             "portrait": row["portrait"].flip(-1),
             "mask": row["mask"].flip(-1),
-            "traits": torch.cat([1 - row["traits"][:1], row["traits"][1:]]),  # the first is how far right the mouth is
+            "mirrored": ~row["mirrored"],
         }
 
     def batches(self, size: int, lengths: tuple[int, ...], seed: int, ahead: int = 0) -> Iterator[dict[str, Tensor]]:

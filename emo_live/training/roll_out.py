@@ -23,14 +23,14 @@ from emo_live.training.teacher import Teacher
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """steps of DDIM; guidance on the sound, 1 for none; frames a window; velocity in degrees a second, None: the true
-    one; student: the first step has the noise of the motion prior."""
+    one; noise: its strength."""
 
     steps: int
     guidance: float = 1.0
     frames: int = 8
     seed: int = 0
     velocity: float | None = None
-    student: bool = False
+    noise: float = 1.0
 
 
 def sample_window(
@@ -38,20 +38,19 @@ def sample_window(
     noise: Tensor,
     portrait: Portrait,
     motion: Bank,
+    anchor: Tensor,
     tokens: Tensor,
     speed: Tensor,
     sampling: Sampling,
 ) -> Tensor:
-    """DDIM from noise to how the latents deviate from the prior's anchor, both (B, T, C, h, w)."""
+    """DDIM from noise to how the latents deviate from the anchor, all (B, T, C, h, w)."""
     schedule = NoiseSchedule(model.config.schedule)
     x, times = noise, schedule.trailing(sampling.steps)
     for now, to in zip(times, [*times[1:], -1], strict=True):
         t = torch.full(x.shape[:2], now, device=x.device)
-        v = model.prior(model.denoise(x, t, portrait, motion, tokens, speed).float())
-        if sampling.student and now == schedule.train_steps - 1:
-            v = v - model.prior.deviation(x)
+        v = model.prior(model.denoise(x, t, portrait, motion, anchor, tokens, speed).float())
         if sampling.guidance != 1:
-            deaf = model.denoise(x, t, portrait, motion, torch.zeros_like(tokens), speed).float()
+            deaf = model.denoise(x, t, portrait, motion, anchor, torch.zeros_like(tokens), speed).float()
             v = guided(model.prior(deaf), v, sampling.guidance)
         flat = t.flatten()
         x = schedule.ddim_step(x.flatten(0, 1), v.flatten(0, 1), flat, torch.full_like(flat, to)).view_as(x)
@@ -60,7 +59,7 @@ def sample_window(
 
 @torch.no_grad()
 def roll_out(model: Teacher, data: MotionData, number: int, sampling: Sampling) -> np.ndarray:
-    """Track `number` from its sound and portrait: (T, C, h, w)."""
+    """Track `number` from its sound, true gestures and portrait: (T, C, h, w)."""
     track = data.tracks[number]
     noise_of, outline = FrameNoise(sampling.seed, model.linear), data.portrait(track.portrait)
     frames = sampling.frames
@@ -75,10 +74,10 @@ def roll_out(model: Teacher, data: MotionData, number: int, sampling: Sampling) 
                 pace = torch.full_like(pace, sampling.velocity)
             motion = done[-1][:, -TINY.emo.motion_frames :]
             bank = model.motion_bank(motion, portrait)
-            noise = torch.from_numpy(np.stack([noise_of(start + i) for i in range(frames)]))[None].to(device)
-            tokens = model.audio_tokens(given["features"])
-            z = sample_window(model, noise, portrait, bank, tokens, model.speed_encoder(pace), sampling)
-            done.append(z.float() + model.anchor(given, motion))
+            noise = sampling.noise * torch.from_numpy(noise_of.frames(start, start + frames))[None].to(device)
+            tokens, anchor = model.audio_tokens(given["features"]), model.anchor(given)
+            own = sample_window(model, noise, portrait, bank, anchor, tokens, model.speed_encoder(pace), sampling)
+            done.append(model.latents(own, anchor))
     return torch.cat(done[1:], 1)[0].cpu().numpy()
 
 

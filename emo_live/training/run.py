@@ -174,11 +174,12 @@ class Run:
 
     def save(self) -> None:
         part = self.folder / "state.pt.part"
+        frozen = {name for name, p in self.module.named_parameters() if not p.requires_grad}
         state = {
             "module": self.module.state_dict(),
             "ema": self.ema.module.state_dict(),
             "ema_steps": self.ema.steps,
-            "trained": [name for name, p in self.module.named_parameters() if p.requires_grad],
+            "trained": [name for name in self.module.state_dict() if name not in frozen],
             "step": self.step,
             "used_s": self.used_s,
             "optims": [optim.state_dict() for optim in self.optims],

@@ -191,8 +191,8 @@ def prior(pack: AnyPackOption = None, work: WorkOption = WORK) -> None:
     from emo_live.training.prior import fit_prior
 
     data, fitted = motion_data(pack, work)[0], load_basis(work / "basis.pt")
-    shares = fit_prior(data, fitted, hearing_of(work), work / PRIOR)
-    print("share of the motion that is foretold:", {name: round(value, 4) for name, value in shares.items()})
+    shares = fit_prior(data, fitted, work / PRIOR)
+    print("shares of the visible motion:", {name: round(value, 4) for name, value in shares.items()})
 
 
 def hearing_of(work: Path) -> Hearing:
@@ -225,6 +225,21 @@ def hearing(
     from emo_live.training.diffusion import train_hearing
 
     train_hearing(motion_data(pack, work)[0], work / "hearing", Budget(minutes, steps, batch, seed))
+
+
+@app.command()
+def gestures(
+    pack: AnyPackOption = None,
+    work: WorkOption = WORK,
+    minutes: MinutesOption = 8,
+    steps: StepsOption = None,
+    batch: int = 32,
+    seed: int = 0,
+) -> None:
+    """Head poses, brows and lids from noise."""
+    from emo_live.training.gestures import train
+
+    train(motion_data(pack, work)[0], work / "gestures", Budget(minutes, steps, batch, seed))
 
 
 def teacher(name: str, start: list[str], pack: Path | None, work: Path, budget: Budget) -> None:
@@ -296,17 +311,16 @@ def distil(
 @app.command()
 def export(
     whisper: WhisperOption,
-    pack: AnyPackOption = None,
     work: WorkOption = WORK,
     student: Annotated[str, typer.Option(help="The stage whose weights ship.")] = "distil",
     out: Annotated[Path, typer.Option(help="Folder of the model's files.")] = Path("emo_live/assets/tiny"),
 ) -> None:
     """Trained weights to the files that ship."""
     from emo_live.config import TINY
+    from emo_live.models.gestures import Gestures
     from emo_live.training.autoencoder import Autoencoder
     from emo_live.training.basis import load_basis
     from emo_live.training.export import Trained, write_model
-    from emo_live.training.pose import fit_pose
     from emo_live.training.run import load_weights
     from emo_live.training.sound import whisper_encoder
 
@@ -314,10 +328,10 @@ def export(
     painter.flow.basis.load_state_dict(load_basis(work / "basis.pt").state_dict())
     load_weights(painter, work / "autoencoder")
     load_weights(emo, work / student)
-    basis, readout, explained = fit_pose(motion_data(pack, work)[0])
-    facts = {"student": student, "pose_explained": round(explained, 4)}
-    parts = Trained(emo, painter, whisper_encoder(whisper), hearing_of(work), (basis, readout), work / PRIOR)
-    write_model(parts, out, facts)
+    drawn = Gestures(TINY.gestures)
+    load_weights(drawn, work / "gestures")
+    parts = Trained(emo, painter, whisper_encoder(whisper), hearing_of(work), drawn, work / PRIOR)
+    write_model(parts, out, {"student": student})
 
 
 @app.command()

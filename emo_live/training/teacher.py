@@ -40,9 +40,18 @@ class Teacher(TinyEmo):
         self.shape_head = nn.Linear(projection.tokens * projection.token_width, shapes)
 
     @torch.no_grad()
-    def anchor(self, batch: Batch, motion: Tensor) -> Tensor:
-        """What motion frames and sound of a window foretell: (B, T, C, h, w)."""
-        return self.prior.anchor(motion, self._hearing[0](batch["features"]), batch["traits"])
+    def anchor(self, batch: Batch) -> Tensor:
+        """What a window's sound and its true gestures foretell: (B, T, C, h, w)."""
+        anchor = self.prior.anchor(self._hearing[0](batch["features"]), batch["gestures"], batch["outline"])
+        turned = anchor.flip(-1) * self.prior.signs
+        return torch.where(batch["mirrored"][:, None, None, None, None], turned, anchor)
+
+    def deviation(self, z: Tensor, anchor: Tensor) -> Tensor:
+        """Latents -> how far they deviate from the anchor, in units of about 1: what the diffusion is about."""
+        return (z - anchor) / self.prior.scale
+
+    def latents(self, deviation: Tensor, anchor: Tensor) -> Tensor:
+        return anchor + self.prior.scale * deviation.float()
 
     def shape_loss(self, tokens: Tensor, arkit: Tensor) -> Tensor:
         heard = self.shape_head(tokens.flatten(2)).float()

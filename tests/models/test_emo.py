@@ -28,7 +28,7 @@ class Scene:
     def __init__(self, tiny: TinyEmo, draw: Draw):
         self.tiny = tiny
         self.portrait = tiny.prepare(draw(B, 3, 256, 256), draw(B, 4, 128, 128).sigmoid())
-        self.motion_latents, self.noisy = draw(B, N, 16, 16, 16), tiny.fold(draw(B, T, 16, 16, 16))
+        self.motion_latents, self.noisy = draw(B, N, 16, 16, 16), tiny.fold(draw(B, T, 32, 16, 16))
         self.audio, self.speed = draw(B, T, 8, 128), draw(B, T, 64)
         self.motion = tiny.motion_bank(self.motion_latents, self.portrait)
 
@@ -74,7 +74,11 @@ def test_avatars_of_a_batch_keep_to_themselves(scene: Scene) -> None:
 def test_a_frame_with_its_own_timestep_is_that_frame_run_alone(randomised: Randomised, draw: Draw) -> None:
     """Without temporal layers, which are there to mix frames."""
     config = replace(TINY.emo.backbone, motion=None, audio=None)
-    model, x, times = randomised(Backbone(config)), draw(3, 64, 8, 8), torch.tensor([999, 500, 3])
+    model, x, times = (
+        randomised(Backbone(config)),
+        draw(3, TINY.emo.backbone.in_channels, 8, 8),
+        torch.tensor([999, 500, 3]),
+    )
     together = model(x, times, Conditions())
     for i in range(3):
         alone = model(x[i : i + 1], times[i : i + 1], Conditions())
@@ -120,7 +124,7 @@ def test_motion_frames_count_through_every_motion_module(scene: Scene) -> None:
 
 def test_locator_features_are_added_behind_conv_in(randomised: Randomised, draw: Draw) -> None:
     model = randomised(Backbone(replace(TINY.emo.backbone, motion=None, audio=None)))
-    x, times, locator = draw(3, 64, 8, 8), torch.tensor([999, 500, 3]), draw(1, 96, 8, 8)
+    x, times, locator = draw(3, TINY.emo.backbone.in_channels, 8, 8), torch.tensor([999, 500, 3]), draw(1, 96, 8, 8)
     ours = model(x, times, Conditions(locator=locator))
     hook = model.conv_in.register_forward_hook(lambda module, given, out: out + locator)
     assert torch.equal(model(x, times, Conditions()), ours)

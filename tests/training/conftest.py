@@ -15,7 +15,7 @@ for extra in ("accelerate", "cv2", "scipy", "soundfile", "tensorboard"):
 from mini_pack import write_pack  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from emo_live.config import TINY, MotionPriorConfig  # noqa: E402
+from emo_live.config import TINY  # noqa: E402
 from emo_live.engine.motion_prior import MotionPrior  # noqa: E402
 from emo_live.models.autoencoder import MotionBasis  # noqa: E402
 from emo_live.models.hearing import Hearing  # noqa: E402
@@ -109,13 +109,14 @@ def hearing() -> Hearing:
 
 
 @pytest.fixture(scope="session")
-def prior_file(work: Path, data: MotionData, basis: MotionBasis, hearing: Hearing) -> tuple[Path, dict[str, float]]:
+def prior_file(work: Path, data: MotionData, basis: MotionBasis) -> tuple[Path, dict[str, float]]:
     """A prior of few components, for there is little data, and what the fit says of it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "TINY", replace(TINY, prior=MotionPriorConfig(components=24, frames=8)))
+        patch.setattr(fitting, "TINY", replace(TINY, components=24))
         patch.setattr(fitting, "EVERY", 2)
-        patch.setattr(fitting, "RIDGE", 2.0)  # or the few windows would be learnt by heart
-        return work / "prior.npz", fitting.fit_prior(data, basis, hearing, work / "prior.npz")
+        patch.setattr(fitting, "SOME", 1)
+        patch.setattr(fitting, "RIDGE", 0.3)  # or the few frames would be learnt by heart
+        return work / "prior.npz", fitting.fit_prior(data, basis, work / "prior.npz")
 
 
 @pytest.fixture(scope="session")

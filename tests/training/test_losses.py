@@ -131,23 +131,25 @@ def test_the_energy_score_is_smallest_for_the_right_distribution() -> None:
 def test_noise_of_a_window_continues_that_of_the_one_before(prior: MotionPrior, layer: PriorLayer) -> None:
     torch.manual_seed(0)
     loss: Any = SimpleNamespace(device=CPU, model=stub(prior=layer))
-    past, draws = (
-        (noise.flatten(2) @ layer.readout).numpy() for noise in DistilLoss._noise(loss, torch.zeros(900, 4, 16, 16, 16))
-    )
+    past, draws = (unit_noise(layer, noise) for noise in DistilLoss._noise(loss, torch.zeros(900, 4, 16, 16, 16)))
     assert past.shape == (900, 4, 24) and draws.shape == (1800, 4, 24)
-    slow = prior.decay > 0.9
-    assert slow.any()
+    assert prior.decay.max() > 0.5
     for draw in (draws[:900], draws[900:]):
         np.testing.assert_allclose((past[:, -1] * draw[:, 0]).mean(0), prior.decay, atol=0.2)
-        assert (past[:, -1] * draw[:, 0]).mean(0)[slow].min() > 0.75
         np.testing.assert_allclose(draw.std((0, 1)), 1, atol=0.15)
     np.testing.assert_allclose((draws[:900, 0] * draws[900:, 0]).mean(0), prior.decay**2, atol=0.25)
     apart = [np.square(draws[:900, t] - draws[900:, t]).mean() for t in (0, 3)]
     assert 0.02 < apart[0] < apart[1], "one past, two futures"
 
 
+def unit_noise(layer: PriorLayer, noise: Tensor) -> np.ndarray:
+    """(B, T, K): noise (B, T, C, h, w) in components, each in units of its own spread."""
+    components = noise.flatten(2) @ layer.readout
+    unit = (layer.noise_basis @ layer.readout).diagonal()
+    return (components / unit).numpy()
+
+
 def test_clean_latents_from_a_true_prediction(layer: PriorLayer) -> None:
-    """Behind the last timestep, from which the first step starts, the prior's own spread is added."""
     torch.manual_seed(0)
     schedule = NoiseSchedule(TINY.emo.schedule)
     clean, noise = (layer(torch.randn(3, 2, 16, 16, 16)) for _ in range(2))
@@ -155,29 +157,25 @@ def test_clean_latents_from_a_true_prediction(layer: PriorLayer) -> None:
         t = torch.full((6,), step)
         noisy = schedule.add_noise(clean.flatten(0, 1), noise.flatten(0, 1), t).view_as(clean)
         v = schedule.velocity(clean.flatten(0, 1), noise.flatten(0, 1), t).view_as(clean)
-        given: Any = (None,) * 4
-        found = predict_clean(stub(denoise=lambda *_, v=v: v, prior=layer), noisy, step, *given)
-        expected = clean + layer.deviation(noisy) if step == 999 else clean
-        torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
-    assert layer.deviation(noise).std() > 1e-3
+        given: Any = SimpleNamespace(portrait=None, motion=None, anchor=None, tokens=None, speed=None)
+        found = predict_clean(stub(denoise=lambda *_, v=v: v, prior=layer), noisy, step, given)
+        torch.testing.assert_close(found, clean, rtol=0, atol=2e-2)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
-@pytest.mark.parametrize("student", [False, True])
-def test_roll_outs_sample_as_the_engine_does(prior: MotionPrior, layer: PriorLayer, steps: int, student: bool) -> None:
+def test_roll_outs_sample_as_the_engine_does(prior: MotionPrior, layer: PriorLayer, steps: int) -> None:
     torch.manual_seed(0)
     noise = layer(torch.randn(1, 3, 16, 16, 16))
 
     def denoise(x: Tensor, t: Tensor, *_: Any) -> Tensor:
         return 0.3 * x + torch.sin(t.float() / 300)[:, :, None, None, None]
 
-    given: Any = (None,) * 2
+    given: Any = (None,) * 3
     model = stub(denoise=denoise, prior=layer)
-    made = sample_window(model, noise, *given, torch.zeros(1), torch.zeros(1), Sampling(steps, student=student))
+    made = sample_window(model, noise, *given, torch.zeros(1), torch.zeros(1), Sampling(steps))
 
     def predict(x: Any, timestep: int) -> Any:
-        v = prior.projected(denoise(torch.from_numpy(x)[None], torch.full((1, 3), timestep))[0].numpy())
-        return v - prior.deviation(x) if student and timestep == 999 else v
+        return prior.projected(denoise(torch.from_numpy(x)[None], torch.full((1, 3), timestep))[0].numpy())
 
     engine = FewStepSampler(TINY.emo.schedule, steps).sample(noise[0].numpy(), predict)
     np.testing.assert_allclose(made[0].numpy(), engine, atol=5e-3)

@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from emo_live.config import TINY
+from emo_live.config import POSE, TINY
 from emo_live.errors import BadInputError
 from emo_live.models.autoencoder import MotionBasis
-from emo_live.training.motion_data import FIRST_SHARE, MotionData, head_velocity, mirrored_columns
-from emo_live.training.pose import fit_pose
+from emo_live.models.gestures import GESTURES
+from emo_live.training.motion_data import (
+    FIRST_SHARE,
+    MotionData,
+    gestures_of,
+    head_velocity,
+    mirrored_columns,
+    mirrored_pose,
+)
 from emo_live.training.sound import KEPT, STRIDE
 
 MOTION = TINY.emo.motion_frames
@@ -42,6 +49,7 @@ def test_a_window_is_cut_where_it_lies(data: MotionData, start: int, frames: int
     places = np.clip(np.arange(start - EDGE, start + frames + EDGE), 0, 63)
     np.testing.assert_array_equal(row["velocity"], track.velocity[places])
     assert row["portrait"].shape == (3, 256, 256) and row["mask"].shape == (4, 128, 128)
+    assert row["gestures"].shape == (frames, GESTURES) and not row.pop("mirrored")
     assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in row.values())
 
 
@@ -156,18 +164,19 @@ def test_velocity_of_the_head() -> None:
     assert not still.any()
 
 
-def test_pose_is_a_linear_part_of_the_latents(data: MotionData) -> None:
-    basis, readout, explained = fit_pose(data)
-    assert basis.shape == (6, 4096) and readout.shape == (4096, 6) and basis.dtype == readout.dtype == np.float32
-    np.testing.assert_allclose(basis @ readout, np.eye(6), atol=1e-2)
-    assert 0.4 < explained < 1
-    for track in data.tracks:
-        z = track.z.reshape(64, -1).astype(np.float64)
-        read, true = (z - z.mean(0)) @ readout, track.pose - track.pose.mean(0)
-        for axis in (0, 1, 2):
-            assert np.corrcoef(read[:, axis], true[:, axis])[0, 1] > 0.6, (
-                "yaw, pitch and roll are read from the latents"
-            )
+def test_a_mirrored_head_turns_the_other_way() -> None:
+    pose = torch.arange(1.0, 7).repeat(2, 1)
+    turned = mirrored_pose(pose)
+    torch.testing.assert_close(turned[:, [1, 4, 5]], pose[:, [1, 4, 5]])
+    torch.testing.assert_close(turned[:, [0, 2, 3]], -pose[:, [0, 2, 3]])
+
+
+def test_gestures_are_the_upper_face_and_the_pose(data: MotionData, arkit_names: tuple[str, ...]) -> None:
+    track = data.tracks[0]
+    gestures = gestures_of(torch.from_numpy(track.arkit), torch.from_numpy(track.pose)).numpy()
+    assert gestures.shape == (len(track.z), GESTURES)
+    np.testing.assert_array_equal(gestures[:, 9], track.arkit[:, arkit_names.index("eyeBlinkLeft")])
+    np.testing.assert_array_equal(gestures[:, -POSE:], track.pose)
 
 
 def test_missing_tracks_are_said(basis: MotionBasis, arkit_names: tuple[str, ...], tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from fakes import FakeBackend, bundled_avatar
 
 from emo_live.audio.features import TOKENS_PER_STEP, log_mel
 from emo_live.config import TINY
+from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.motion_prior import MotionPrior
 from emo_live.engine.window import LIVE, LOOK_AHEAD, NEIGHBOURS, RollingWindow, WindowPolicy
 from emo_live.models.audio import WhisperEncoder
+from emo_live.models.gestures import GESTURES
 from emo_live.models.hearing import HEARD
 from emo_live.training import sound
 from emo_live.training.pack import Pack
@@ -37,9 +39,12 @@ class Listening(FakeBackend):
     def shapes(self, sound: Float32) -> Float32:
         return np.zeros((len(sound) // TOKENS_PER_STEP - 2 * NEIGHBOURS, HEARD.stop - HEARD.start), np.float32)
 
-    def denoise(self, avatar, noisy, timestep, motion, sound, speed):  # type: ignore[no-untyped-def]
-        self.used.append(len(sound))
-        return super().denoise(avatar, noisy, timestep, motion, sound, speed)
+    def gestures(self, noise: Float32, speed: float) -> Float32:
+        return np.zeros((len(noise) - TINY.gestures.reach, GESTURES), np.float32)
+
+    def denoise(self, avatar: Prepared, noisy: Float32, timestep: int, given: WindowInputs) -> Float32:
+        self.used.append(len(given.sound))
+        return super().denoise(avatar, noisy, timestep, given)
 
 
 @pytest.fixture(scope="module")

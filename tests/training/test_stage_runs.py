@@ -183,7 +183,7 @@ def test_video(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: P
 @pytest.mark.slow
 def test_speed(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path) -> None:
     measured, moved = diffuse(model, Stage.SPEED, data, basis, tmp_path, 8)
-    assert falls(measured, "v")
+    assert falls(measured, "v", to=0.97), "temporal layers alone are slow"
     assert all("motion_modules" in name or name.startswith("speed_encoder") for name in moved)
     assert any("motion_modules" in name for name in moved) and any(name.startswith("speed_encoder") for name in moved)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import N_SHAPES, plain_prior
+from fakes import N_GESTURES, N_SHAPES, plain_prior
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES
+from emo_live.config import TINY
 from emo_live.engine import window as window_module
-from emo_live.engine.base import EngineFrame, Prepared
+from emo_live.engine.base import EngineFrame, Prepared, WindowInputs
 from emo_live.engine.motion_prior import FrameNoise, MotionPrior
-from emo_live.engine.window import LIVE, LOOK_AHEAD, NOISE, OFFLINE, Controls, RollingWindow, WindowPolicy
+from emo_live.engine.window import LIVE, LOOK_AHEAD, OFFLINE, Controls, RollingWindow, WindowPolicy
 from emo_live.errors import BadInputError
 
 STEP = 640
@@ -38,7 +40,15 @@ class FakeBackend:
         shapes[:, 1] = sound.reshape(-1, 2)[2:-2].mean(1)
         return shapes
 
-    def denoise(self, avatar: Any, noisy: Any, timestep: int, motion: Any, sound: Any, speed: Any) -> np.ndarray:
+    def gestures(self, noise: np.ndarray, speed: float) -> np.ndarray:
+        """The second one is the newest noise, the last one (of the pose) 1."""
+        gestures = np.zeros((len(noise) - TINY.gestures.reach, N_GESTURES), np.float32)
+        gestures[:, 1], gestures[:, -1] = noise[TINY.gestures.reach :, 0], 1
+        return gestures
+
+    def denoise(self, avatar: Any, noisy: Any, timestep: int, given: WindowInputs) -> np.ndarray:
+        motion, sound = given.motion, given.sound
+        assert given.anchor.shape == noisy.shape and given.speed.shape == (len(noisy) + 4,)
         self.calls.append((len(noisy), motion.copy()))
         if self.on_denoise:
             self.on_denoise()
@@ -135,60 +145,78 @@ def test_another_seed_gives_other_frames() -> None:
 
 def test_noise_belongs_to_the_frame_not_to_the_window() -> None:
     forwards, anew = FrameNoise(7, plain_prior()), FrameNoise(7, plain_prior())
-    rolled = [forwards(index) for index in range(300)]
+    rolled = np.concatenate([forwards.frames(index, index + 4) for index in range(0, 300, 4)])
     for index in (250, 3, 0, 251):
-        assert np.array_equal(anew(index), rolled[index])
-    assert not np.array_equal(rolled[5], FrameNoise(8, plain_prior())(5))
+        np.testing.assert_allclose(anew.frames(index, index + 2), rolled[index : index + 2], atol=1e-6)
+    assert np.abs(rolled[5] - FrameNoise(8, plain_prior()).frames(5, 6)[0]).max() > 0.1
 
 
 def test_noise_is_normal_and_as_slow_as_it_should_be() -> None:
     decay = np.repeat(np.array([0, 0.6, 0.88, 0.96], np.float32), 4)
     noise = FrameNoise(1, replace(plain_prior((16, 1, 1)), decay=decay))
-    frames = np.stack([noise(index) for index in range(6000)]).reshape(6000, 4, 4)
+    frames = noise.frames(0, 6000).reshape(6000, 4, 4)
     for group, expected in enumerate(decay[::4]):
         values = frames[:, group]
         assert values.std() == pytest.approx(1, abs=0.08) and abs(values.mean()) < 0.15
         assert np.mean(values[1:] * values[:-1]) == pytest.approx(expected, abs=0.06)
 
 
-def test_what_the_motion_frames_foretell_is_added() -> None:
-    prior = plain_prior()
-    weights = np.zeros_like(prior.ahead)
-    weights[:, 0], weights[:, 1] = -0.5, 1.0
-    backend = FakeBackend(prior=replace(prior, ahead=weights))
-    frames = drive(make(WindowPolicy((4,)), backend), speech(20))
-    np.testing.assert_allclose(
-        frames[0].video, backend.answers[0][0], atol=1e-5, err_msg="at first nothing is foretold"
-    )
-    motion = backend.calls[1][1]
-    foretold = (-0.5 * motion[0] + motion[1]).mean(axis=(1, 2), keepdims=True)
-    for frame, answer in zip(frames[4:8], backend.answers[1], strict=True):
-        np.testing.assert_allclose(frame.video, answer + foretold, atol=1e-4)
+@pytest.fixture
+def moved_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """One of shapes and gestures, in this order, moves the first channel of every face."""
+
+    def move(cause: int, amount: float) -> None:
+        class Moved:
+            def __init__(self, prior: MotionPrior, landmarks: np.ndarray):
+                self.shape = prior.shape
+
+            def anchor(self, shapes: np.ndarray, gestures: np.ndarray) -> np.ndarray:
+                anchor = np.zeros((len(shapes), *self.shape), np.float32)
+                anchor[:, 0] = amount * np.concatenate([shapes, gestures], 1)[:, cause, None, None]
+                return anchor
+
+        monkeypatch.setattr(window_module, "FaceMotion", Moved)
+
+    return move
 
 
-def test_what_is_heard_is_added_at_its_own_frame() -> None:
-    prior = plain_prior()
-    weights = np.zeros_like(prior.heard)
-    weights[:, 1, 0] = 7  # the second shape, of every face alike, moves the first channel
-    steps = speech(10)
-    backend = FakeBackend(prior=replace(prior, heard=weights))
+def test_what_is_heard_is_added_at_its_own_frame(moved_by: Callable[[int, float], None]) -> None:
+    moved_by(1, 7)
+    steps, backend = speech(10), FakeBackend()
     frames = drive(make(WindowPolicy((4,)), backend), steps)
     heard = np.stack([frame.video - answer for frame, answer in zip(frames[:4], backend.answers[0], strict=True)])
     np.testing.assert_allclose(heard[:, 0].mean((1, 2)), 7 * steps[:4].mean(1), atol=1e-4)
     assert np.abs(heard[:, 1:]).max() < 1e-5
 
 
-def test_noise_is_spread_as_far_as_the_rest_is_open() -> None:
-    prior = plain_prior()
-    spread = np.zeros_like(prior.spread)
-    spread[:, 2] = 3
-    backend = FakeBackend(prior=replace(prior, spread=spread))
+def test_gestures_belong_to_the_frame_not_to_the_window(moved_by: Callable[[int, float], None]) -> None:
+    moved_by(N_SHAPES + 1, 3)
+    quiet, made = np.zeros((24, STEP), np.float32), []
+    for policy in (WindowPolicy((8,)), LIVE):
+        backend = FakeBackend()
+        frames = drive(make(policy, backend, seed=5), quiet)
+        moved = [f.video[0] - a[0] for f, a in zip(frames, np.concatenate(backend.answers), strict=False)]
+        made.append(np.stack(moved).mean((1, 2)))
+    np.testing.assert_allclose(made[0], made[1], atol=1e-4)
+    assert made[0].std() > 1
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 2.0])
+def test_head_motion_is_as_strong_as_it_is_asked_for(strength: float, moved_by: Callable[[int, float], None]) -> None:
+    moved_by(N_SHAPES + N_GESTURES - 1, 3)
+    backend = FakeBackend()
+    frames = drive(make(WindowPolicy((4,)), backend, controls=Controls(motion=strength)), speech(8))
+    for frame, answer in zip(frames[:4], backend.answers[0], strict=True):
+        np.testing.assert_allclose((frame.video - answer)[0], 3 * strength, atol=1e-4)
+
+
+def test_deviations_are_in_units_of_the_priors_scale() -> None:
+    prior = replace(plain_prior(), spread=np.full(16, 0.25, np.float32))
+    assert prior.scale == pytest.approx(0.25)
+    backend = FakeBackend(prior=prior)
     frames = drive(make(WindowPolicy((4,)), backend, seed=5), np.zeros((10, STEP), np.float32))
-    noise = FrameNoise(5, prior)
-    for index in range(4):
-        more = frames[index].video - backend.answers[0][index]
-        np.testing.assert_allclose(more[2], 3 * NOISE * noise(index)[2], atol=1e-4)
-        assert np.abs(np.delete(more, 2, axis=0)).max() < 1e-5
+    for frame, answer in zip(frames[:4], backend.answers[0], strict=True):
+        np.testing.assert_allclose(frame.video, 0.25 * answer, atol=1e-5)
 
 
 def test_motion_frames_are_the_last_frames_of_the_window_before() -> None:
