@@ -11,13 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "emo_live"
 
-LEAVES = {"types", "errors", "config", "metrics", "hardware", "samples"}
+LEAVES = {"types", "errors", "events", "config", "metrics", "hardware", "samples"}
 
 # What each part may import besides itself and the leaves.
 ALLOWED: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "audio": set(),
-    "media": {"avatar", "face"},
+    "media": {"avatar", "face", "audio"},
     "models": set(),
     "face": set(),
     "avatar_file": {"face"},
@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "transport": {"media"},
     "engine": {"models", "avatar", "audio", "face", "media"},
     "render": {"engine", "audio", "media", "avatar", "face", "transport"},
-    "session": {"engine", "audio", "media", "avatar"},
+    "conversation": {"engine", "audio", "media"},
+    "session": {"conversation", "engine", "audio", "media", "avatar"},
     "bench": {"render", "engine", "audio", "media", "avatar", "transport"},
     "training": {"render", "transport", "models", "engine", "audio", "media", "face", "avatar"},
     "integrations": {"session", "render", "avatar", "transport", "media", "audio"},
@@ -63,6 +64,18 @@ HEAVY = ("torch", "openvino", "cv2", "moderngl", "diffusers", "transformers", "s
 
 PUBLIC = {
     *("Avatar", "render", "RenderOptions", "RenderResult", "AVPair", "Progress"),
+    *(
+        "AvatarSession",
+        "EnginePool",
+        "Controls",
+        "Heard",
+        "SessionStats",
+        "Sink",
+        "MemorySink",
+        "Speaker",
+        "AudioChunk",
+    ),
+    *("UtteranceStarted", "UtteranceFinished", "StateChanged", "Degraded", "Recovered", "StatsReport", "SessionClosed"),
     *("EmoLiveError", "BadInputError", "NotSupportedError", "NotReadyError", "EngineError"),
 }
 

@@ -1,0 +1,208 @@
+"""Engines as live sessions use them: several share one host, and their quality can be changed while they run.
+
+A host owns what is expensive (the compiled model) and lives where the engines run: in the engine process, or in a test.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from emo_live.avatar import Avatar
+from emo_live.config import TINY
+from emo_live.engine.base import Backend, Engine, Prepared
+from emo_live.engine.pictures import PictureMaker, check_size
+from emo_live.engine.schedule import FewStepSampler, check_steps
+from emo_live.engine.test_pattern import TestPatternEngine
+from emo_live.engine.window import LIVE, Controls, RollingWindow, WindowPolicy
+from emo_live.errors import BadInputError
+from emo_live.types import Float32, UInt8
+
+LENGTHS = LIVE.lengths  # windows that may run: the short one answers soon, the long one costs less a frame
+SMALL_PX = 256
+_KEPT_AVATARS = 8  # prepared ones, some MB each
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """What may change while an engine runs.
+
+    steps: denoising steps. small: pictures are made at 256 px and enlarged. sparse: only every second picture is made,
+    the ones between are mixed. patient: sound comes early enough for long windows.
+    """
+
+    controls: Controls = field(default_factory=Controls)
+    steps: int = 1
+    small: bool = False
+    sparse: bool = False
+    patient: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSpec:
+    """One engine for one session. Raises BadInputError for values that cannot be used.
+
+    size: side of the pictures in px. start: index of its first step.
+    """
+
+    avatar: Avatar
+    size: int = 512
+    seed: int = 0
+    settings: LiveSettings = field(default_factory=LiveSettings)
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        check_steps(self.settings.steps)
+        if not 0 <= self.seed < 2**63:
+            raise BadInputError(f"seed must be 0 to {2**63 - 1}, not {self.seed}")
+
+
+class LiveEngine(Engine, Protocol):
+    """An engine whose settings can be changed between two calls."""
+
+    def adjust(self, settings: LiveSettings) -> None: ...
+
+
+class EngineHost(Protocol):
+    """Makes engines that share what is expensive. `open` may come from another thread than the rest."""
+
+    def warm(self) -> None:
+        """Returns when engines can run at full speed."""
+
+    def open(self, spec: LiveSpec) -> LiveEngine: ...
+
+    def close(self) -> None: ...
+
+
+# threads -> host. Must be importable by name: it is called in the engine process.
+EngineFactory = Callable[[int], EngineHost]
+
+
+class WindowEngine:
+    """The rolling window with settings that can change. `backend` is shared, the rest is this session's own."""
+
+    def __init__(self, backend: Backend, avatar: Prepared, spec: LiveSpec) -> None:
+        self._size = spec.size
+        self._settings = spec.settings
+        self._window = RollingWindow(
+            backend,
+            avatar,
+            size=spec.size,
+            seed=spec.seed,
+            steps=spec.settings.steps,
+            controls=spec.settings.controls,
+            policy=LIVE,
+        )
+        self.shape = self._window.shape
+        self.push, self.finish, self.frames = self._window.push, self._window.finish, self._window.frames
+        self.cancel, self.rewind = self._window.cancel, self._window.rewind
+        self.adjust(spec.settings)
+
+    def adjust(self, settings: LiveSettings) -> None:
+        window, old = self._window, self._settings
+        self._settings = settings
+        window.controls = settings.controls
+        window.policy = LIVE if settings.patient else WindowPolicy(LENGTHS[:1])
+        if settings.steps != old.steps:
+            window.sampler = FewStepSampler(TINY.emo.schedule, settings.steps)
+        if (settings.small, settings.sparse) != (old.small, old.sparse):
+            size = min(self._size, SMALL_PX) if settings.small else self._size
+            maker = PictureMaker(window.backend, window.avatar, size)
+            window.pictures = _Cheaper(maker, self._size, settings.sparse)  # type: ignore[assignment]
+
+
+class _Cheaper:
+    """A picture maker that makes smaller or fewer pictures, and delivers the same size and number."""
+
+    def __init__(self, maker: PictureMaker, size: int, sparse: bool) -> None:
+        self._maker, self._size, self._sparse = maker, size, sparse
+        self._last: UInt8 | None = None
+
+    def make(self, latents: Float32) -> list[UInt8]:
+        # Half of a long window is as many pictures as a short one has: nothing new has to be compiled.
+        if self._sparse and len(latents) == 2 * LENGTHS[0]:
+            made = self._maker.make(latents[1::2])
+            befores = [made[0] if self._last is None else self._last, *made]
+            pairs = zip(befores, made, strict=False)
+            pictures = [picture for before, after in pairs for picture in (_mean(before, after), after)]
+        else:
+            pictures = self._maker.make(latents)
+        self._last = pictures[-1]
+        return [_enlarged(picture, self._size) for picture in pictures]
+
+
+def _mean(one: UInt8, other: UInt8) -> UInt8:
+    return np.asarray(Image.blend(Image.fromarray(one), Image.fromarray(other), 0.5), dtype=np.uint8)
+
+
+def _enlarged(picture: UInt8, size: int) -> UInt8:
+    if picture.shape[0] == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
+
+
+class TinyHost:
+    """The shipped model on OpenVINO."""
+
+    def __init__(self, threads: int) -> None:
+        from emo_live.engine.backend_openvino import OpenVinoBackend
+
+        self._backend = OpenVinoBackend(threads=threads)
+        self._prepared: OrderedDict[str, Prepared] = OrderedDict()
+
+    def warm(self) -> None:
+        self._backend.warm(LENGTHS)
+
+    def open(self, spec: LiveSpec) -> LiveEngine:
+        avatar = spec.avatar
+        if avatar.id not in self._prepared:
+            self._prepared[avatar.id] = self._backend.prepare(avatar)
+            if len(self._prepared) > _KEPT_AVATARS:
+                self._prepared.popitem(last=False)
+        self._prepared.move_to_end(avatar.id)
+        return WindowEngine(self._backend, self._prepared[avatar.id], spec)
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+class PatternEngine(TestPatternEngine):
+    """The test pattern has nothing to adjust."""
+
+    __test__ = False
+
+    def adjust(self, settings: LiveSettings) -> None:
+        """Nothing to do."""
+
+
+class PatternHost:
+    """Flash and beep, without a model: for timing tests and first steps."""
+
+    def __init__(self, threads: int) -> None:
+        """threads: not needed."""
+
+    def warm(self) -> None:
+        """Nothing to do."""
+
+    def open(self, spec: LiveSpec) -> LiveEngine:
+        return PatternEngine(spec.size)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+_NAMED: dict[str, EngineFactory] = {"tiny": TinyHost, "pattern": PatternHost}
+
+
+def factory_of(engine: str | EngineFactory) -> EngineFactory:
+    """By name, or as it is. Raises BadInputError for a name that is none."""
+    if not isinstance(engine, str):
+        return engine
+    if engine not in _NAMED:
+        raise BadInputError(f"there is no engine {engine!r}: use {' or '.join(map(repr, _NAMED))}")
+    return _NAMED[engine]
