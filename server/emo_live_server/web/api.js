@@ -9,10 +9,12 @@
 /**
  * @typedef {object} Config
  * @property {RTCIceServer[]} ice_servers
+ * @property {boolean} relay_only
  * @property {string} default_avatar
- * @property {number[]} sizes
  * @property {number} max_upload_bytes
- * @property {boolean | string} badge
+ * @property {number} max_text_chars
+ * @property {boolean} badge
+ * @property {boolean} greet
  * @property {string} version
  * @property {string[]} voices
  */

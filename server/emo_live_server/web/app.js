@@ -1,6 +1,7 @@
 // @ts-check
 /** The page: puts the parts together and shows what they tell. What each part does is in its own file. */
 import { Problem, requestJson } from "./api.js";
+import { Captions } from "./captions.js";
 import { Devices, canChooseSpeaker } from "./devices.js";
 import { FigurePanel } from "./figures.js";
 import { Live } from "./live.js";
@@ -30,7 +31,6 @@ const STATES = /** @type {Record<string, string>} */ ({
   speaking: "Speaking",
   paused: "Paused",
 });
-const CAPTION_MS = 2500;
 const FIGURES_MS = 1000;
 
 const body = document.body;
@@ -41,6 +41,7 @@ const text = /** @type {HTMLTextAreaElement} */ (get("text"));
 
 const live = new Live(video);
 const devices = new Devices(select("microphone"), select("speaker"));
+const captions = new Captions(get("captions"));
 const stats = new BrowserStats(video);
 const figures = new FigurePanel({
   tables: get("tables"),
@@ -66,8 +67,6 @@ let recorder = null;
 /** @type {Record<string, any>} */
 let serverStats = {};
 let state = "idle";
-/** @type {ReturnType<typeof setTimeout> | undefined} */
-let captionTimer;
 /** @type {Promise<boolean> | null} */
 let starting = null;
 
@@ -102,12 +101,6 @@ function showLevel(level) {
   get("meter").setAttribute("aria-valuenow", String(Math.round(level * 100)));
 }
 
-/** @param {string} words */
-function showCaption(words) {
-  clearTimeout(captionTimer);
-  get("captions").textContent = words;
-}
-
 /** @param {AvatarInfo} avatar */
 async function show(avatar) {
   poster.alt = `Portrait: ${avatar.name}`;
@@ -122,7 +115,7 @@ function showPhase() {
   for (const id of ["record", "interrupt"]) button(id).disabled = live.phase !== "live";
   if (live.phase !== "live") {
     state = "idle";
-    showCaption("");
+    captions.clear();
     void stopRecording();
   }
   if (!on) {
@@ -142,7 +135,7 @@ async function begin({ greet }) {
   stage.focus({ preventScroll: true });
   const [speed, motion] = [input("speed").valueAsNumber, input("motion").valueAsNumber];
   try {
-    starting = live.start({ avatar: portraits.chosen?.id ?? "", speed, motion, greet });
+    starting = live.start({ avatar: portraits.chosen?.id, speed, motion, greet });
     return await starting;
   } catch (error) {
     body.dataset.state = "failed";
@@ -184,7 +177,7 @@ async function speakFile(file) {
 
 async function interrupt() {
   if (live.phase !== "live") return;
-  showCaption("");
+  captions.clear();
   await live.command("interrupt").catch(complain);
 }
 
@@ -309,9 +302,12 @@ function listenToAvatar() {
   on("state", (value) => {
     state = value;
     showState();
-    if (value !== "speaking") captionTimer = setTimeout(() => showCaption(""), CAPTION_MS);
   });
-  on("caption", ({ text: words }) => showCaption(words));
+  on("caption", ({ utterance, text: words }) => captions.add(utterance, words));
+  on("speech", ({ what, utterance }) => {
+    if (what === "started") captions.begin(utterance);
+    else captions.finish(utterance, what === "cleared");
+  });
   on("stats", (value) => (serverStats = value));
   on("degraded", () => say("The server is busy: the picture is simpler for the moment.", { calm: true }));
   on("recovered", () => say(""));
@@ -347,9 +343,13 @@ function showWhatTheBrowserCan() {
 
 async function load() {
   const config = /** @type {import("./api.js").Config} */ (await requestJson("v1/config"));
-  live.iceServers = config.ice_servers;
+  live.rtcSettings = {
+    iceServers: config.ice_servers,
+    iceTransportPolicy: config.relay_only ? "relay" : "all",
+  };
   get("badge").hidden = !config.badge;
-  if (typeof config.badge === "string") /** @type {HTMLElement} */ (get("badge").lastElementChild).textContent = config.badge;
+  input("greet").checked = config.greet;
+  text.maxLength = config.max_text_chars;
   get("version").textContent = `emo_live ${config.version}`;
   select("voice").replaceChildren(...config.voices.map((name) => new Option(name, name)));
   select("voice").hidden = config.voices.length < 2;

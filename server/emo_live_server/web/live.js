@@ -1,14 +1,15 @@
 // @ts-check
 /**
  * One conversation: a session on the server, its media and its events; makes lost connections again. No DOM but the
- * video element it plays in. Dispatches "phase", "state", "caption", "stats", "message" and "live".
+ * video element it plays in. Dispatches "phase", "state", "caption", "speech", "stats", "degraded",
+ * "recovered", "message" and "live".
  */
 import { Problem, request, requestJson } from "./api.js";
 import { EventSocket } from "./events.js";
 import { Connection } from "./rtc.js";
 
 /** @typedef {"off" | "connecting" | "live" | "reconnecting"} Phase */
-/** @typedef {{avatar: string, speed?: number, motion?: number, greet?: boolean}} Wish */
+/** @typedef {{avatar?: string, speed?: number, motion?: number, greet?: boolean}} Wish */
 
 const FIRST_FRAME_MS = 12_000;
 /** A connection that stops for a moment mostly comes back by itself. */
@@ -23,8 +24,8 @@ export class Live extends EventTarget {
   constructor(video) {
     super();
     this.video = video;
-    /** @type {RTCIceServer[]} */
-    this.iceServers = [];
+    /** @type {RTCConfiguration} */
+    this.rtcSettings = {};
     this.speaking = false;
     /** @type {Phase} */
     this.phase = "off";
@@ -79,7 +80,7 @@ export class Live extends EventTarget {
 
   /** @param {number} run */
   async #establish(run) {
-    const connection = new Connection(this.iceServers);
+    const connection = new Connection(this.rtcSettings);
     try {
       const session = (this.session ??= await this.#newSession(run));
       await connection.open(session.webrtc_url);
@@ -127,19 +128,20 @@ export class Live extends EventTarget {
       this.#tell("muted");
       this.video.play().catch(() => {});
     });
-    await new Promise((resolve, reject) => {
-      const give_up = () => reject(new Problem(NO_MEDIA));
-      const timer = setTimeout(give_up, FIRST_FRAME_MS);
-      connection.pc.addEventListener("connectionstatechange", () => {
-        if (["failed", "closed"].includes(connection.pc.connectionState)) give_up();
-      });
-      const seen = () => {
-        clearTimeout(timer);
-        resolve(null);
-      };
-      if (this.video.requestVideoFrameCallback) this.video.requestVideoFrameCallback(seen);
-      else this.video.addEventListener("timeupdate", seen, { once: true });
+    const listening = new AbortController();
+    const { signal } = listening;
+    const shown = new Promise((resolve, reject) => {
+      const giveUp = () => reject(new Problem(NO_MEDIA));
+      setTimeout(giveUp, FIRST_FRAME_MS);
+      const look = () => ["failed", "closed"].includes(connection.pc.connectionState) && giveUp();
+      connection.pc.addEventListener("connectionstatechange", look, { signal });
+      const told = Boolean(this.video.requestVideoFrameCallback);
+      if (told) this.video.requestVideoFrameCallback(resolve);
+      // Nothing is painted in a tab that is not looked at.
+      const goesOn = () => (document.hidden || !told) && resolve(null);
+      this.video.addEventListener("timeupdate", goesOn, { signal });
     });
+    await shown.finally(() => listening.abort());
   }
 
   /** @param {number} run @param {Connection} connection */
@@ -193,13 +195,13 @@ export class Live extends EventTarget {
   /** @param {number} run @param {{type: string, [name: string]: any}} event */
   #onEvent(run, event) {
     if (run !== this.run) return;
-    const [, name] = event.type.split("emo.");
-    if (name === "state") {
+    const [space, name] = event.type.split(".");
+    if (event.type === "emo.state") {
       this.speaking = event.state === "speaking";
       this.#tell("state", event.state);
-    }
-    else if (name === "stats") this.#tell("stats", event.stats ?? event);
-    else if (name) this.#tell(name, event);
+    } else if (event.type === "emo.stats") this.#tell("stats", event.stats);
+    else if (space === "emo") this.#tell(name, event);
+    else if (space === "output_audio_buffer") this.#tell("speech", { what: name, utterance: event.utterance });
     else if (event.type === "error") this.#tell("message", { text: event.error?.message ?? "The server reports an error." });
   }
 
@@ -222,10 +224,12 @@ export class Live extends EventTarget {
     this.connection?.close();
     if (this.session) forget(this.session);
     this.events = this.connection = this.session = null;
+    this.speaking = false;
   }
 
   stop() {
     this.#leave();
+    this.video.srcObject = null;
     this.#enter("off");
   }
 }

@@ -10,9 +10,9 @@ const GATHER_MS = 120;
 const FRAGMENT = "application/trickle-ice-sdpfrag";
 
 export class Connection {
-  /** @param {RTCIceServer[]} iceServers */
-  constructor(iceServers) {
-    this.pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
+  /** @param {RTCConfiguration} settings */
+  constructor(settings) {
+    this.pc = new RTCPeerConnection({ ...settings, bundlePolicy: "max-bundle" });
     this.stream = new MediaStream();
     /** @type {string | null} */
     this.resource = null;
