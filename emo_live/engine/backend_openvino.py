@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import openvino
 
 ASSETS = Path(__file__).parents[1] / "assets" / "tiny"
+_COMPILE_TIMEOUT_S = 120
 _FRAME_INPUTS = {
     "shapes": (),
     "denoise": ("noisy",),
@@ -76,6 +77,16 @@ class OpenVinoBackend:
             for name in _FRAME_INPUTS:
                 self._start(name, frames)
 
+    def wait(self) -> None:
+        """Returns when all that `warm` started is compiled. Raises EngineError if it cannot be."""
+        with self._lock:
+            compiling = list(self._compiled.values())
+        try:
+            for model in compiling:
+                model.result(timeout=_COMPILE_TIMEOUT_S)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot compile the model: {str(error).splitlines()[0]}") from error
+
     def _start(self, name: str, frames: int) -> Future[openvino.CompiledModel]:
         with self._lock:
             key = (name, frames)
@@ -109,7 +120,7 @@ class OpenVinoBackend:
 
     def _run(self, name: str, frames: int, inputs: dict[str, Any]) -> Any:
         try:
-            return self._start(name, frames).result(timeout=120)(inputs)
+            return self._start(name, frames).result(timeout=_COMPILE_TIMEOUT_S)(inputs)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed in {name}: {str(error).splitlines()[0]}") from error
 

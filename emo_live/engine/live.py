@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -79,8 +79,40 @@ class EngineHost(Protocol):
     def close(self) -> None: ...
 
 
-# threads -> host. Must be importable by name: it is called in the engine process.
-EngineFactory = Callable[[int], EngineHost]
+# Called between any two pieces of work; raises when nobody wants the result any more.
+Checkpoint = Callable[[], None]
+# threads, checkpoint -> host. Must be importable by name: it is called in the engine process.
+EngineFactory = Callable[[int, Checkpoint], EngineHost]
+
+
+def no_checkpoint() -> None:
+    """For engines that nobody watches."""
+
+
+class GuardedBackend:
+    """A backend that passes a checkpoint before every piece of work on a window."""
+
+    def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
+        self.name, self.prior = backend.name, backend.prior
+        self.pose_basis, self.pose_readout = backend.pose_basis, backend.pose_readout
+        self.prepare, self.close = backend.prepare, backend.close
+        self.hear = _guarded(backend.hear, checkpoint)
+        self.shapes = _guarded(backend.shapes, checkpoint)
+        self.denoise = _guarded(backend.denoise, checkpoint)
+        self.motion = _guarded(backend.motion, checkpoint)
+        self.paint = _guarded(backend.paint, checkpoint)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _guarded(work: Callable[P, R], checkpoint: Checkpoint) -> Callable[P, R]:
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        checkpoint()
+        return work(*args, **kwargs)
+
+    return guarded
 
 
 class WindowEngine:
@@ -149,14 +181,16 @@ def _enlarged(picture: UInt8, size: int) -> UInt8:
 class TinyHost:
     """The shipped model on OpenVINO."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, checkpoint: Checkpoint) -> None:
         from emo_live.engine.backend_openvino import OpenVinoBackend
 
-        self._backend = OpenVinoBackend(threads=threads)
+        self._openvino = OpenVinoBackend(threads=threads)
+        self._backend = GuardedBackend(self._openvino, checkpoint)
         self._prepared: OrderedDict[str, Prepared] = OrderedDict()
 
     def warm(self) -> None:
-        self._backend.warm(LENGTHS)
+        self._openvino.warm(LENGTHS)
+        self._openvino.wait()
 
     def open(self, spec: LiveSpec) -> LiveEngine:
         avatar = spec.avatar
@@ -183,8 +217,8 @@ class PatternEngine(TestPatternEngine):
 class PatternHost:
     """Flash and beep, without a model: for timing tests and first steps."""
 
-    def __init__(self, threads: int) -> None:
-        """threads: not needed."""
+    def __init__(self, threads: int, checkpoint: Checkpoint) -> None:
+        """It works in no time, on any thread."""
 
     def warm(self) -> None:
         """Nothing to do."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from emo_live.engine.base import EngineFrame
 from emo_live.engine.lane import LaneFrame, LaneOwner
-from emo_live.engine.live import EngineFactory, LiveEngine, LiveSettings, LiveSpec, factory_of
+from emo_live.engine.live import EngineFactory, LiveEngine, LiveSettings, LiveSpec, factory_of, no_checkpoint
 from emo_live.errors import NotReadyError
 from emo_live.types import Float32
 
@@ -27,7 +27,7 @@ class LocalPool:
         self.frame_s = frame_s
         self.lanes: list[LocalLane] = []
         self._max_sessions = max_sessions
-        self._host = factory_of(engine)(1)
+        self._host = factory_of(engine)(1, no_checkpoint)
 
     async def __aenter__(self) -> LocalPool:
         self._host.warm()

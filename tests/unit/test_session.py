@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import numpy as np
+import pytest
 from fakes import bundled_avatar, syllables
 from virtual_time import run
 
+import emo_live
 from emo_live import AvatarSession, MemorySink
 from emo_live.engine.local import LocalPool
 from emo_live.engine.test_pattern import read_index
@@ -36,3 +38,22 @@ def test_pairs_come_every_40_ms_from_the_first_on() -> None:
                 assert read_index(pair.video) in (None, pair.index)
 
     run(main())
+
+
+@pytest.mark.slow
+def test_in_a_process_of_its_own() -> None:
+    async def main() -> None:
+        async with AvatarSession(bundled_avatar(), engine="pattern", size=256) as session:
+            sink = MemorySink(1000)
+            session.attach(sink)
+            await session.push_audio(speech(1.0), 16_000)
+            name = await session.end_utterance()
+            async for event in session.events():
+                if isinstance(event, emo_live.UtteranceFinished):
+                    assert event == emo_live.UtteranceFinished(name, 1000, interrupted=False)
+                    break
+            pairs = sink.take()
+            assert [pair.index for pair in pairs] == list(range(len(pairs)))
+            print(session.stats())
+
+    asyncio.run(main())
