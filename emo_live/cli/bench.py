@@ -1,4 +1,4 @@
-"""`emo-live bench`: how fast this machine renders, stage by stage and end to end."""
+"""`emo-live bench`: how fast this machine renders; its subcommands measure what is live."""
 
 from __future__ import annotations
 
@@ -10,19 +10,53 @@ import typer
 
 from emo_live.cli.options import Json
 from emo_live.cli.progress import reporting
+from emo_live.errors import NotSupportedError
 
 _WIDTH_OFF_TERMINAL = 120
 
+app = typer.Typer(rich_markup_mode=None)
 
+
+@app.callback(invoke_without_command=True)
 def command(
+    context: typer.Context,
     seconds: Annotated[float, typer.Option(help="Length of the speech that is rendered, in seconds.", min=1.0)] = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast this machine renders."""
+    """Measure how fast this machine renders, stage by stage and end to end."""
+    if context.invoked_subcommand is not None:
+        return
     from emo_live.bench import measure
 
     with reporting(quiet=as_json) as progress:
         report: dict[str, Any] = measure(seconds=seconds, progress=progress).as_dict()
+    show(report, as_json=as_json)
+
+
+@app.command("browser")
+def browser(
+    seconds: Annotated[float, typer.Option(help="How long the speaking avatar is watched.", min=10.0)] = 60.0,
+    size: Annotated[int, typer.Option(help="Side of the picture in px: 256 or 512.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Measure what a viewer in Chromium gets: offset of sound and picture, evenness of the pictures, use of the CPU."""
+    from emo_live.types import Progress
+
+    try:
+        from emo_live_server.browser_bench.run import measure
+    except ModuleNotFoundError:
+        raise NotSupportedError('this needs the server: pip install "emo-live[server]" playwright') from None
+    with reporting(quiet=as_json) as progress:
+        report = measure(
+            seconds=seconds,
+            size=size,
+            progress=lambda done, total: progress(Progress("render", done, total)) if progress else None,
+        )
+    show(report.as_dict(), as_json=as_json)
+
+
+def show(report: Mapping[str, Any], *, as_json: bool) -> None:
+    """One JSON object, or tables."""
     if as_json:
         typer.echo(json.dumps(report))
     else:
