@@ -57,6 +57,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "torchvision": (),
     "mediapipe": (),
     "aiortc": ("transport/",),
+    "aioice": ("transport/rtc_",),
 }
 
 # Extras, and what takes long to load: never merely because somebody wrote `import emo_live`.
