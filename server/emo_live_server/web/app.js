@@ -136,7 +136,9 @@ async function begin({ greet }) {
   const [speed, motion] = [input("speed").valueAsNumber, input("motion").valueAsNumber];
   try {
     starting = live.start({ avatar: portraits.chosen?.id, speed, motion, greet });
-    return await starting;
+    const alive = await starting;
+    if (alive) say("");
+    return alive;
   } catch (error) {
     body.dataset.state = "failed";
     showState();
@@ -311,10 +313,10 @@ function listenToAvatar() {
   on("stats", (value) => (serverStats = value));
   on("degraded", () => say("The server is busy: the picture is simpler for the moment.", { calm: true }));
   on("recovered", () => say(""));
-  on("message", ({ text: words, retry }) => {
+  on("message", ({ text: words, retry, calm }) => {
     if (retry) body.dataset.state = "failed";
     showState();
-    say(words, { retry });
+    say(words, { retry, calm });
   });
   setInterval(async () => {
     showRecordingTime();

@@ -14,6 +14,7 @@ import { Connection } from "./rtc.js";
 const FIRST_FRAME_MS = 12_000;
 /** A connection that stops for a moment mostly comes back by itself. */
 const PATIENCE_MS = 2500;
+const WARM_UP_MS = 90_000;
 const AGAIN_MS = [200, 1000, 2000, 4000, 8000, 8000];
 const NO_MEDIA =
   "The server answers, but its video does not arrive. A firewall may block UDP between you and it: " +
@@ -42,6 +43,8 @@ export class Live extends EventTarget {
     this.run = 0;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.patience = undefined;
+    /** Done when the last session's place is free again. @type {Promise<void>} */
+    this.left = Promise.resolve();
   }
 
   /** @param {string} type @param {any} [detail] */
@@ -68,6 +71,9 @@ export class Live extends EventTarget {
     this.wish = wish;
     this.#enter("connecting");
     try {
+      // A small server has one place: it is given back before another is asked for.
+      await this.left;
+      this.#check(run);
       await this.#establish(run);
       this.firstFrameMs = performance.now() - clicked;
       return true;
@@ -109,10 +115,25 @@ export class Live extends EventTarget {
 
   /** @param {number} run */
   async #newSession(run) {
-    const session = await requestJson("v1/sessions", { method: "POST", json: this.wish });
-    if (run !== this.run) forget(session);
+    const session = await this.#ask(run);
+    if (run !== this.run) this.left = forget(session);
     this.#check(run);
     return session;
+  }
+
+  /** Waits for a server that has just been started. @param {number} run */
+  async #ask(run) {
+    const deadline = performance.now() + WARM_UP_MS;
+    for (;;) {
+      try {
+        return await requestJson("v1/sessions", { method: "POST", json: this.wish });
+      } catch (error) {
+        if (!(error instanceof Problem) || error.status !== 409 || performance.now() > deadline) throw error;
+        this.#tell("message", { text: "The server is still warming up: one moment.", calm: true });
+        await new Promise((resolve) => setTimeout(resolve, Math.max(1, error.retryAfterS) * 1000));
+        this.#check(run);
+      }
+    }
   }
 
   /** @param {number} run */
@@ -222,7 +243,7 @@ export class Live extends EventTarget {
     clearTimeout(this.patience);
     this.events?.close();
     this.connection?.close();
-    if (this.session) forget(this.session);
+    if (this.session) this.left = forget(this.session);
     this.events = this.connection = this.session = null;
     this.speaking = false;
   }
@@ -235,6 +256,6 @@ export class Live extends EventTarget {
 }
 
 /** Gives the place back, even while the page is being closed. @param {import("./api.js").Session} session */
-function forget(session) {
-  void request(`v1/sessions/${session.id}`, { method: "DELETE", keepalive: true, signal: null }).catch(() => {});
+async function forget(session) {
+  await request(`v1/sessions/${session.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
 }
