@@ -22,7 +22,7 @@ from emo_live.types import AudioChunk
 from emo_live_server import logs
 from emo_live_server.badge import BadgeSink
 from emo_live_server.metrics import Metrics
-from emo_live_server.microphone import SpeechGate
+from emo_live_server.microphone import Edge, SpeechGate
 from emo_live_server.settings import Settings
 from emo_live_server.tasks import Tasks
 from emo_live_server.voices import SoundStream, Voices
@@ -209,18 +209,24 @@ class Live:
             while True:
                 chunk = await _next(chunks, gate.patience_s)
                 for piece in gate.pass_on(None if chunk is None else to_mono(chunk.pcm), chunk.rate_hz if chunk else 0):
-                    if piece is None:
+                    if piece is Edge.END:
                         stream.end()
-                        continue
-                    if gate.begins and self.session.state != "speaking":
+                    elif piece is not Edge.BEGIN:
+                        await stream.push(piece, gate.rate_hz)
+                    elif self.session.state != "speaking":
                         stream = SoundStream()
-                        self._tasks.start(self.speak(stream), "microphone speech")
-                    gate.begins = False
-                    await stream.push(piece, gate.rate_hz)
+                        self._tasks.start(self._repeat(stream), "microphone speech")
         except StopAsyncIteration:
             pass
         finally:
             stream.end()
+
+    async def _repeat(self, stream: SoundStream) -> None:
+        try:
+            await self.speak(stream)
+        except EmoLiveError as error:
+            stream.drop()
+            _log.info("speech from a microphone was not taken", error=type(error).__name__)
 
     async def interrupt(self) -> Heard:
         """Everything that was to be said is forgotten. Returns what was heard of it."""

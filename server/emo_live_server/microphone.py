@@ -6,6 +6,7 @@ Pure: chunks in, pieces of speech out. Browsers suppress noise and control the l
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum
 
 import numpy as np
 
@@ -17,12 +18,16 @@ ONSET_S = 0.04  # shorter sounds are clicks
 AFTER_S = 0.7  # shorter pauses are within a sentence
 
 
+class Edge(Enum):
+    BEGIN = "begin"
+    END = "end"
+
+
 class SpeechGate:
-    """rate_hz: of the sound that was passed on last. begins: the next piece is the first of new speech."""
+    """rate_hz: of the sound that was passed on last."""
 
     def __init__(self) -> None:
         self.rate_hz = 0
-        self.begins = True
         self._open = False
         self._loud_s = self._quiet_s = 0.0
         self._before: deque[Float32] = deque()
@@ -33,8 +38,8 @@ class SpeechGate:
         """How long to wait for the next chunk before calling `pass_on(None, 0)`; None: for ever."""
         return AFTER_S if self._open else None
 
-    def pass_on(self, pcm: Float32 | None, rate_hz: int) -> list[Float32 | None]:
-        """pcm: (S,) mono, or None if nothing came. Returns pieces of speech in order; None ends what was begun."""
+    def pass_on(self, pcm: Float32 | None, rate_hz: int) -> list[Float32 | Edge]:
+        """pcm: (S,) mono, or None if nothing came. Returns speech in order: its beginning, pieces (S,), its end."""
         if pcm is None or not len(pcm):
             return self._close() if pcm is None and self._open else []
         self.rate_hz = rate_hz
@@ -48,7 +53,7 @@ class SpeechGate:
         if self._loud_s < ONSET_S:
             return []
         self._open, self._quiet_s = True, 0.0
-        begun: list[Float32 | None] = list(self._before)
+        begun: list[Float32 | Edge] = [Edge.BEGIN, *self._before]
         self._forget()
         return begun
 
@@ -58,10 +63,10 @@ class SpeechGate:
         while self._before_s > BEFORE_S + ONSET_S and len(self._before) > 1:
             self._before_s -= len(self._before.popleft()) / self.rate_hz
 
-    def _close(self) -> list[Float32 | None]:
-        self._open, self.begins = False, True
+    def _close(self) -> list[Float32 | Edge]:
+        self._open = False
         self._forget()
-        return [None]
+        return [Edge.END]
 
     def _forget(self) -> None:
         self._before.clear()

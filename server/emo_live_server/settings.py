@@ -7,6 +7,7 @@ names may be separated by commas. The only module of the server that reads the e
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,8 @@ from emo_live.errors import BadInputError
 PREFIX = "EMO_LIVE_"
 Scope = Literal["session:create", "session:view", "metrics:read"]
 ALL_SCOPES: tuple[Scope, ...] = ("session:create", "session:view", "metrics:read")
+SIZES = (256, 512)
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # names the TOML file; read by the command line
 _MIN_KEY_CHARS = 16
 _MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: as long as the hash
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -93,7 +96,7 @@ class Settings(BaseSettings):
     # Who is shown, and how.
     portrait: Path | None = None
     engine: str = "tiny"
-    size: Literal[256, 512] = 512
+    size: int = 512
     steps: int = Field(1, ge=1, le=8)
     seed: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)
@@ -140,6 +143,13 @@ class Settings(BaseSettings):
     def _keys(cls, value: Any) -> Any:
         parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         return [{"key": part} if isinstance(part, str) else part for part in parts]
+
+    @field_validator("size")
+    @classmethod
+    def _known_size(cls, value: int) -> int:
+        if value not in SIZES:
+            raise ValueError(f"possible are {' and '.join(map(str, SIZES))}")
+        return value
 
     @field_validator("rate_create", "rate_upload", "rate_speech", "rate_control")
     @classmethod
@@ -242,6 +252,9 @@ def load(config: Path | None = None, **given: Any) -> Settings:
             model_config = SettingsConfigDict(**{**Settings.model_config, "toml_file": config})
 
         kind = FromFile
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name != CONFIG_VARIABLE and name[len(PREFIX) :].lower() not in kind.model_fields:
+            raise BadInputError(f"there is no setting {name}: check the environment")
     try:
         return kind(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -259,4 +272,6 @@ def _first_line(error: ValidationError) -> str:
         return message
     known = name.split(".")[0] in Settings.model_fields
     where = f"setting {name} ({PREFIX}{name.split('.')[0].upper()})" if known else f"setting {name}"
-    return f"{where}: {message[:1].lower()}{message[1:]}" if known else f"there is no {where}: check its name"
+    if not message[1:2].isupper():  # not an abbreviation
+        message = message[:1].lower() + message[1:]
+    return f"{where}: {message}" if known else f"there is no {where}: check its name"

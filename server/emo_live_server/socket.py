@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Coroutine
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from emo_live.errors import EmoLiveError
-from emo_live.events import SessionClosed
+from emo_live.events import SessionClosed, UtteranceFinished, UtteranceStarted
 from emo_live.transport.realtime import (
     Command,
     Control,
@@ -35,7 +37,7 @@ from emo_live_server.voices import SoundStream
 MAX_ERRORS = 100
 _OUTBOX = 512  # messages; a quiet minute has 60
 _SEND_TIMEOUT_S = 10.0
-_MAX_SPEAKING = 8  # texts and items whose voice has not begun
+_MAX_BEGINNING = 8  # texts and items whose voice has not begun
 TOO_SLOW, TOO_MANY_ERRORS, GONE, TOO_BIG = 1008, 1008, 1001, 1009
 _log = logs.get(__name__)
 
@@ -57,6 +59,8 @@ class RealtimeSocket:
         self._wake = asyncio.Event()
         self._over: _Over | None = None
         self._stream: SoundStream | None = None
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._held: deque[Message] = deque(maxlen=_OUTBOX)
         self._tasks = Tasks()
 
     async def run(self) -> None:
@@ -98,6 +102,7 @@ class RealtimeSocket:
                     return
                 self._live.touch()
                 await self._take(message.get("bytes") or message.get("text") or "")
+                await asyncio.sleep(0)  # a client that sends without end leaves room for the others
         except WebSocketDisconnect:
             return
 
@@ -122,7 +127,7 @@ class RealtimeSocket:
             case PushAudio():
                 if self._stream is None:
                     self._stream = SoundStream()
-                    self._speak(self._begin(self._stream, command.item))
+                    await self._speak(self._begin(self._stream, command.item))
                 await self._stream.push(command.pcm, command.rate_hz)
             case EndUtterance():
                 if self._stream is not None:
@@ -136,7 +141,7 @@ class RealtimeSocket:
                 if answer is not None:
                     self._send(answer)
             case Say():
-                self._speak(self._say(command))
+                await self._speak(self._say(command))
             case Pause():
                 await session.pause()
             case Resume():
@@ -144,16 +149,18 @@ class RealtimeSocket:
             case Control():
                 session.control(speed=command.speed, motion=command.motion)
 
-    def _speak(self, work: object) -> None:
+    async def _speak(self, work: Coroutine[Any, Any, None]) -> None:
         """Speech begins beside the reader: a voice takes a moment, and an interrupt must not wait for it."""
-        assert asyncio.iscoroutine(work), "work is one of the coroutines below"
-        if len(self._tasks) >= _MAX_SPEAKING + 2:
-            work.close()
-            self._send(self._protocol.error("too much speech at once: wait until some of it begins", "too_many"))
-            if self._stream is not None:
-                self._stream.drop()
-            return
-        self._tasks.start(work, "socket speech")
+        if len(self._beginning) >= _MAX_BEGINNING:
+            await asyncio.wait(self._beginning, return_when=asyncio.FIRST_COMPLETED)  # `say` has a timeout
+        task = self._tasks.start(work, "socket speech")
+        self._beginning.add(task)
+        task.add_done_callback(self._begun)
+
+    def _begun(self, task: asyncio.Task[None]) -> None:
+        self._beginning.discard(task)
+        while self._held and not self._beginning:
+            self._tell(self._held.popleft())
 
     async def _begin(self, stream: SoundStream, item: str | None) -> None:
         if stream.over:
@@ -181,6 +188,9 @@ class RealtimeSocket:
     def _tell(self, message: Message) -> None:
         if isinstance(message, Caption):
             self._send(self._protocol.caption(message.utterance, message.text))
+            return
+        if self._beginning and isinstance(message, UtteranceStarted | UtteranceFinished):
+            self._held.append(message)  # its name is about to be known
             return
         text = self._protocol.event(message)
         if text is not None:

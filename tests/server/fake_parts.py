@@ -80,17 +80,20 @@ class FakeSession:
         name = f"u{self._count}"
         chunks = self.voices.speak(text, voice)
         self.texts.append(text)
-        self._speaking[name] = asyncio.create_task(self._speak(name, chunks))
-        await asyncio.sleep(0)
+        begun = asyncio.get_running_loop().create_future()
+        self._speaking[name] = asyncio.create_task(self._speak(name, chunks, begun))
+        await asyncio.wait((begun, self._speaking[name]), return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done() and name in self._speaking:
+            await self._speaking.pop(name)  # raises what went wrong
         return name
 
-    async def _speak(self, name: str, chunks: AsyncIterator[AudioChunk]) -> None:
-        started, interrupted = False, True
+    async def _speak(self, name: str, chunks: AsyncIterator[AudioChunk], begun: asyncio.Future[None]) -> None:
+        interrupted = True
         try:
             async for chunk in chunks:
                 self.heard.append(chunk)
-                if not started:
-                    started = True
+                if not begun.done():
+                    begun.set_result(None)
                     self.emit(UtteranceStarted(name))
                     self._enter("speaking")
             if self.hold:
@@ -99,7 +102,8 @@ class FakeSession:
         finally:
             if hasattr(chunks, "aclose"):
                 await chunks.aclose()
-            self._speaking.pop(name, None)
+            if begun.done():
+                self._speaking.pop(name, None)
             self.emit(UtteranceFinished(name, 40 * len(self.heard), interrupted))
             self._enter("idle")
 

@@ -8,11 +8,10 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from emo_live_server.auth import Principal
 from emo_live_server.depends import Caller, Shared, may
+from emo_live_server.settings import SIZES
 from emo_live_server.uploads import receive_portrait
 
 router = APIRouter(prefix="/v1", tags=["avatars"])
-
-_SIZES = (256, 512)
 
 
 @router.get("/config")
@@ -26,7 +25,7 @@ async def config(shared: Shared, caller: Caller) -> dict[str, Any]:
         "ice_servers": ice_servers(shared) if known else [],
         "relay_only": settings.relay_only,
         "default_avatar": shared.avatars.default,
-        "sizes": list(_SIZES),
+        "sizes": list(SIZES),
         "size": settings.size,
         "voices": list(shared.voices),
         "greet": settings.greet,

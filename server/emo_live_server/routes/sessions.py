@@ -13,6 +13,7 @@ from emo_live_server.depends import Caller, Opened, Shared, limited, may
 from emo_live_server.live import Live
 from emo_live_server.problems import Problem
 from emo_live_server.sessions import Wish
+from emo_live_server.settings import SIZES
 from emo_live_server.sound import SoundFile
 from emo_live_server.uploads import receive_audio
 
@@ -61,8 +62,8 @@ async def create(
 
 async def begin(shared: Context, caller: Principal, wish: NewSession, *, viewer: bool = False) -> Live:
     """A warm session. Raises Problem: 404 no such avatar, 409 warming up, 422 no such size, 503 full."""
-    if wish.size not in (None, 256, 512):
-        raise Problem(422, "size: 256 and 512 are possible", reason="bad_input")
+    if wish.size is not None and wish.size not in SIZES:
+        raise Problem(422, f"size: possible are {' and '.join(map(str, SIZES))}", reason="bad_input")
     name = shared.avatars.check(wish.avatar)
     shared.sessions.admit()
     shared.check_ready()
