@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from emo_live import AvatarSession
 from emo_live.audio.tts import HibariSpeaker
 from emo_live.avatar import Avatar
+from emo_live.engine.live import factory_of
 from emo_live.engine.pool import EnginePool
 from emo_live.engine.window import Controls
 from emo_live.errors import NotSupportedError
@@ -47,6 +48,8 @@ def create_app(
     Raises BadInputError for settings that cannot be used.
     """
     settings = settings or load()
+    if open_session is None:
+        factory_of(settings.engine)  # a wrong name is noticed now
     context = _context(settings, open_session)
     context.rtc = rtc
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from emo_live.errors import EmoLiveError
+from emo_live.errors import EmoLiveError, EngineError
 from emo_live_server import logs
 from emo_live_server.auth import Authenticator
 from emo_live_server.avatars import Avatars
@@ -38,7 +38,7 @@ WarmUp = Callable[["Context", contextlib.AsyncExitStack], Awaitable[None]]
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """failure: set when warming up failed, with one line that says why. voices: names that `say` takes."""
+    """failure: set when warming up failed, with what went wrong. voices: names that `say` takes."""
 
     settings: Settings
     auth: Authenticator
@@ -50,7 +50,7 @@ class Context:
     rtc: Rtc | None = None
     voices: tuple[str, ...] = ()
     ready: bool = False
-    failure: asyncio.Future[str] | None = None
+    failure: asyncio.Future[EmoLiveError] | None = None
     sound_worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "emo-sound"))
 
     @contextlib.asynccontextmanager
@@ -70,13 +70,13 @@ class Context:
     async def _warm_up(self, warm_up: WarmUp, resources: contextlib.AsyncExitStack) -> None:
         assert self.failure is not None, "made before"
         try:
+            await self.avatars.get(self.avatars.default)  # first: a picture that cannot be used is said at once
             await warm_up(self, resources)
-            await self.avatars.get(self.avatars.default)
         except EmoLiveError as error:
-            self.failure.set_result(str(error))
+            self.failure.set_result(error)
             _log.error("the server cannot get ready", error=type(error).__name__)
         except Exception as error:
-            self.failure.set_result(f"{type(error).__name__} while warming up: the log says more")
+            self.failure.set_result(EngineError(f"{type(error).__name__} while warming up: the log says more"))
             raise
         else:
             self.ready = True

@@ -284,6 +284,7 @@ class Live:
 
     async def close(self) -> None:
         """End everything, last of all the session. Called once, by the registry."""
+        self._count(self.session.stats())
         await self._tasks.close()
         for peer in list(self.peers.values()):
             await peer.close()

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from emo_live.errors import BadInputError, EngineError
+from emo_live.errors import BadInputError
 from emo_live.transport.realtime import MAX_MESSAGE_BYTES
 from emo_live_server import logs
 from emo_live_server.context import Context
@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
 async def serve(app: FastAPI, settings: Settings, on_started: Callable[[str], None] | None = None) -> bool:
     """Returns when the server has ended, and whether Ctrl-C ended it.
 
-    Raises BadInputError if it cannot listen, EngineError if it cannot work.
+    Raises BadInputError if it cannot listen, EmoLiveError if it cannot get ready.
     """
     server = Server(app, settings, on_started)
     try:
@@ -86,7 +86,7 @@ async def serve(app: FastAPI, settings: Settings, on_started: Callable[[str], No
         raise BadInputError(f"{settings.host}:{settings.port} cannot be used: choose another one with --port") from None
     failure = app.state.context.failure
     if failure is not None and failure.done() and not failure.cancelled():
-        raise EngineError(failure.result())
+        raise failure.result()
     return server.interrupted
 
 

@@ -57,6 +57,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "torchvision": (),
     "mediapipe": (),
     "aiortc": ("transport/",),
+    **dict.fromkeys(("fastapi", "uvicorn", "starlette", "pydantic", "structlog", "limits", "jwt", "prometheus_client"), ()),
+    "emo_live_server": ("cli/serve", "cli/bench"),
     "aioice": ("transport/rtc_",),
 }
 
