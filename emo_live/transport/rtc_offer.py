@@ -7,6 +7,7 @@ mDNS name takes up to a second and the answer need not wait for it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from emo_live.errors import BadInputError, NotSupportedError
@@ -14,6 +15,7 @@ from emo_live.transport.sdpfrag import MAX_CANDIDATES, IceCandidate, parse_candi
 
 MAX_BYTES = 64_000
 _MAX_SECTIONS = 16
+_UFRAG, _PASSWORD = re.compile(r"[A-Za-z0-9+/]{4,256}"), re.compile(r"[A-Za-z0-9+/]{22,256}")  # RFC 8839, section 5.4
 _INHERITED = ("ice-ufrag", "ice-pwd", "fingerprint", "setup")  # may stand above the media sections
 _DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 
@@ -132,6 +134,9 @@ def _wanted(sections: list[_Section], kind: str) -> _Section:
     for name in ("mid", "ice-ufrag", "ice-pwd", "fingerprint", "setup"):
         if not section.first(name):
             raise BadInputError(f"the offer's {kind} section has no {name}")
+    for name, shape in (("ice-ufrag", _UFRAG), ("ice-pwd", _PASSWORD)):
+        if not shape.fullmatch(section.first(name) or ""):
+            raise BadInputError(f"the offer's {kind} section has an unreadable {name}")
     if "rtcp-mux" not in section.attributes:
         raise BadInputError(f"the offer's {kind} section has no rtcp-mux")
     return section
