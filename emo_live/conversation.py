@@ -16,7 +16,7 @@ import numpy as np
 
 from emo_live.audio.utterance import SILENCE, SpeechQueue, Step, Utterance
 from emo_live.engine.lane import Lane, LaneFrame
-from emo_live.engine.live import LENGTHS, LiveSettings
+from emo_live.engine.live import LENGTHS, SMALL_PX, LiveSettings
 from emo_live.engine.window import LOOK_AHEAD
 from emo_live.events import (
     Degraded,
@@ -29,6 +29,7 @@ from emo_live.events import (
     UtteranceFinished,
     UtteranceStarted,
 )
+from emo_live.media.ladder import HELD, RUNGS, Ladder
 from emo_live.media.playout import Playout
 from emo_live.types import STEP_S, AVPair, Int16, UInt8
 
@@ -37,7 +38,8 @@ AHEAD_STEPS = max(LENGTHS) + LOOK_AHEAD + MARGIN_STEPS
 START_STEPS = min(LENGTHS) + LOOK_AHEAD  # of speech, for the first window
 PATIENT_STEPS = 2 * max(LENGTHS)  # of speech that waits: enough for long windows
 STALL_S = 0.2  # without new sound an unfinished utterance counts as a pause
-_STILL_SPEAKING_TICKS = 5
+_QUIET_TICKS = 10  # of idle pairs within an utterance, after which the avatar listens
+_EXPECTED_TICKS = 5  # without pictures after a cut: nobody's fault
 _WORK_MS = 25.0  # a guess until frames have come
 
 
@@ -70,7 +72,10 @@ class Conversation:
         self._was_held = False
         self._tick = 0
         self._not_before = 0  # tick at which new speech may be heard
-        self._quiet_ticks = _STILL_SPEAKING_TICKS
+        self._cut_at = 0  # tick
+        self._quiet_ticks = _QUIET_TICKS
+        self._asked_steps = settings.steps
+        self._ladder = Ladder([1] * (settings.steps > 1) + [2] * (max(lane.shape) > SMALL_PX) + [3])
         self._state: State = "idle"
 
     @property
@@ -80,8 +85,9 @@ class Conversation:
     # -- what goes in ------------------------------------------------------------------------------------------------
 
     def feed(self) -> None:
-        """Give the engine what it may have now. Called whenever something changed."""
-        if self._down:
+        """Something changed: give the engine what it may have now."""
+        self._update_state()
+        if self._down or self.level == HELD:
             return
         if not self._speaking and self._can_start():
             self._start()
@@ -147,8 +153,7 @@ class Conversation:
         self._unsay("interrupted")
         for utterance in gone:
             self._say(UtteranceFinished(utterance.name, self._ms(utterance), interrupted=True))
-        self._quiet_ticks = _STILL_SPEAKING_TICKS
-        self._update_state()
+        self._quiet_ticks = _QUIET_TICKS
         self.feed()
         return heard
 
@@ -161,7 +166,6 @@ class Conversation:
 
     def resume(self) -> None:
         self.paused = False
-        self._update_state()
         self.feed()
 
     def _unsay(self, reason: str) -> list[Step]:
@@ -173,6 +177,7 @@ class Conversation:
 
     def _cut(self, keep: int, reason: str) -> list[Step]:
         gone = self.playout.cut(keep, reason)
+        self._cut_at = self._tick
         self.lane.rewind(self.playout.epoch, self.playout.next)
         return gone
 
@@ -199,12 +204,29 @@ class Conversation:
         self._down = False
         self.lane.adjust(self.settings)
         self.lane.rewind(self.playout.epoch, self.playout.next)
+        self._ladder.forgive()
         self._say(Recovered(self.level))
         self.feed()
 
     @property
     def level(self) -> int:
-        return 0
+        """Rung of the ladder."""
+        return self._ladder.level
+
+    def _climb(self, late: bool) -> None:
+        """Ask less of an engine that is late, more of one that is not."""
+        down = 0 if self._down else self._ladder.tick(late and self._tick - self._cut_at > _EXPECTED_TICKS)
+        if not down:
+            return
+        level = self.level
+        self.adjust(steps=1 if level >= 1 else self._asked_steps, small=level >= 2, sparse=level >= 3)
+        if level == HELD:
+            self.queue.put_back(self._cut(0, "held"))
+            self._speaking = False
+        if down > 0:
+            self._say(Degraded(level, f"the engine is too slow, {self.count.work_ms:.0f} ms a frame: {RUNGS[level]}"))
+        else:
+            self._say(Recovered(level))
 
     # -- what comes out ----------------------------------------------------------------------------------------------
 
@@ -214,34 +236,46 @@ class Conversation:
         sound = self._advance()
         self.count.pairs += 1
         self.lane.shown(self.playout.shown)
-        self._update_state()
         self.feed()
         return AVPair(index, self._picture, sound)
 
     def _advance(self) -> Int16:
         """Moves on by one pair: the picture in `_picture`, and its sound."""
+        if self.level == HELD:
+            self._climb(late=False)
+            return self._heard(self._step_without_picture())
         first = self.playout.first()
         if first is not None and first.utterance is not None and self._tick < self._not_before:
             return self._hold(underrun=False)
         ready = self.playout.take()
+        self._climb(late=ready is None and self.playout.ahead >= START_STEPS)
         if ready is None:
             return self._hold(underrun=True)
         self._was_held = False
         self._picture = ready.video
-        self._quiet_ticks += 1
-        if ready.step.utterance is not None:
-            self._count_heard(ready.step.utterance)
-        return ready.step.heard
+        return self._heard(ready.step)
+
+    def _step_without_picture(self) -> Step:
+        self.count.held += 1
+        self._speaking = self._speaking or self._can_start()
+        return self._next_step() or SILENCE
 
     def _hold(self, underrun: bool) -> Int16:
         self.count.held += 1
         self.count.underruns += underrun and not self._was_held
         self._was_held = underrun
-        self._quiet_ticks += 1
         return SILENCE.heard
 
+    def _heard(self, step: Step) -> Int16:
+        """This step's sound goes to sinks now."""
+        if step.utterance is None:
+            self._quiet_ticks += 1
+        else:
+            self._quiet_ticks = 0
+            self._count_heard(step.utterance)
+        return step.heard
+
     def _count_heard(self, name: str) -> None:
-        self._quiet_ticks = 0
         utterance = self.queue.named(name)
         if utterance is None:
             return
@@ -258,12 +292,13 @@ class Conversation:
             self._say(UtteranceFinished(utterance.name, self._ms(utterance), interrupted=False))
 
     def _update_state(self) -> None:
+        first = self.queue.first
         if self.paused:
             state: State = "paused"
-        elif self._quiet_ticks < _STILL_SPEAKING_TICKS and (self.queue.first or self._quiet_ticks == 0):
-            state = "speaking"
+        elif first is None:
+            state = "idle"
         else:
-            state = "listening" if self.queue.first else "idle"
+            state = "speaking" if first.heard and self._quiet_ticks < _QUIET_TICKS else "listening"
         if state != self._state:
             self._state = state
             self._say(StateChanged(state))

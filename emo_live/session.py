@@ -21,7 +21,7 @@ from emo_live.audio.framer import check_rate
 from emo_live.audio.tts import HibariSpeaker, Speaker, checked
 from emo_live.audio.utterance import Utterance, as_mono
 from emo_live.avatar import Avatar
-from emo_live.conversation import Conversation
+from emo_live.conversation import MARGIN_STEPS, Conversation
 from emo_live.engine.lane import LaneFrame, Lanes
 from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec
 from emo_live.engine.pool import EnginePool
@@ -106,7 +106,7 @@ class AvatarSession:
         self._pushed: Utterance | None = None  # the one that push_audio adds to
         self._pushing = asyncio.Lock()  # sound keeps the order in which it was pushed
         self._room = asyncio.Event()
-        self._first_frame = asyncio.Event()
+        self._filled = asyncio.Event()  # enough frames to begin with
         self._closed: str | None = None
         self._sink_errors = 0
         self._began = 0.0
@@ -134,7 +134,7 @@ class AvatarSession:
         self._stack.push_async_callback(lane.close)
         self._talk = Conversation(lane, self._spec.settings, loop.time, self._say)
         self._talk.feed()
-        await self._first_frame.wait()
+        await self._filled.wait()
         if self._closed is not None:
             raise EngineError(self._closed)
         self._began = loop.time()
@@ -201,8 +201,8 @@ class AvatarSession:
             async with asyncio.timeout(_FIRST_SOUND_TIMEOUT_S):
                 await first_sound
         except BaseException as error:
-            utterance.end()
             task.cancel()
+            self._spoken(utterance, first_sound)
             if isinstance(error, TimeoutError):
                 raise EngineError(f"the voice made no sound within {_FIRST_SOUND_TIMEOUT_S:.0f} s") from None
             raise
@@ -347,7 +347,8 @@ class AvatarSession:
     def frame_came(self, frame: LaneFrame) -> None:
         if self._talk is not None:
             self._talk.frame_came(frame)
-            self._first_frame.set()
+            if self._talk.playout.depth >= MARGIN_STEPS:
+                self._filled.set()
 
     def engine_lost(self, reason: str) -> None:
         if self._talk is not None:
@@ -381,7 +382,7 @@ class AvatarSession:
         for task in self._tasks:
             task.cancel()
         self._room.set()
-        self._first_frame.set()
+        self._filled.set()
         self._say(SessionClosed(reason))
 
     async def _stop(self, reason: str) -> None:

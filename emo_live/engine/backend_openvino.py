@@ -77,12 +77,17 @@ class OpenVinoBackend:
             for name in _FRAME_INPUTS:
                 self._start(name, frames)
 
-    def wait(self) -> None:
-        """Returns when all that `warm` started is compiled. Raises EngineError if it cannot be."""
+    def is_warm(self, frames: int) -> bool:
+        """Whether windows of that length run without compiling anything first."""
         with self._lock:
-            compiling = list(self._compiled.values())
+            return all((found := self._compiled.get((name, frames))) and found.done() for name in _FRAME_INPUTS)
+
+    def wait(self, frames: int) -> None:
+        """Returns when windows of that length, for which `warm` was called, can run. EngineError if they cannot."""
+        with self._lock:
+            needed = [self._compiled[name, frames] for name in _FRAME_INPUTS] + [self._compiled["hear", 1]]
         try:
-            for model in compiling:
+            for model in needed:
                 model.result(timeout=_COMPILE_TIMEOUT_S)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot compile the model: {str(error).splitlines()[0]}") from error

@@ -24,6 +24,7 @@ from emo_live.errors import BadInputError
 from emo_live.types import Float32, UInt8
 
 LENGTHS = LIVE.lengths  # windows that may run: the short one answers soon, the long one costs less a frame
+SHORT = WindowPolicy(LENGTHS[:1])
 SMALL_PX = 256
 _KEPT_AVATARS = 8  # prepared ones, some MB each
 
@@ -33,7 +34,7 @@ class LiveSettings:
     """What may change while an engine runs.
 
     steps: denoising steps. small: pictures are made at 256 px and enlarged. sparse: only every second picture is made,
-    the ones between are mixed. patient: sound comes early enough for long windows.
+    the ones between are mixed, which needs long windows. patient: sound comes early enough for long windows.
     """
 
     controls: Controls = field(default_factory=Controls)
@@ -116,11 +117,17 @@ def _guarded(work: Callable[P, R], checkpoint: Checkpoint) -> Callable[P, R]:
 
 
 class WindowEngine:
-    """The rolling window with settings that can change. `backend` is shared, the rest is this session's own."""
+    """The rolling window with settings that can change. `backend` is shared, the rest is this session's own.
 
-    def __init__(self, backend: Backend, avatar: Prepared, spec: LiveSpec) -> None:
+    long_are_warm: whether long windows can run; short ones always can.
+    """
+
+    def __init__(
+        self, backend: Backend, avatar: Prepared, spec: LiveSpec, long_are_warm: Callable[[], bool] = lambda: True
+    ) -> None:
         self._size = spec.size
         self._settings = spec.settings
+        self._long_are_warm = long_are_warm
         self._window = RollingWindow(
             backend,
             avatar,
@@ -131,15 +138,19 @@ class WindowEngine:
             policy=LIVE,
         )
         self.shape = self._window.shape
-        self.push, self.finish, self.frames = self._window.push, self._window.finish, self._window.frames
-        self.cancel, self.rewind = self._window.cancel, self._window.rewind
-        self.adjust(spec.settings)
+        self.finish, self.cancel, self.rewind = self._window.finish, self._window.cancel, self._window.rewind
+        self.frames = self._window.frames
+
+    def push(self, pcm: Float32) -> None:
+        self._window.policy = (
+            LIVE if (self._settings.patient or self._settings.sparse) and self._long_are_warm() else SHORT
+        )
+        self._window.push(pcm)
 
     def adjust(self, settings: LiveSettings) -> None:
         window, old = self._window, self._settings
         self._settings = settings
         window.controls = settings.controls
-        window.policy = LIVE if settings.patient else WindowPolicy(LENGTHS[:1])
         if settings.steps != old.steps:
             window.sampler = FewStepSampler(TINY.emo.schedule, settings.steps)
         if (settings.small, settings.sparse) != (old.small, old.sparse):
@@ -189,8 +200,9 @@ class TinyHost:
         self._prepared: OrderedDict[str, Prepared] = OrderedDict()
 
     def warm(self) -> None:
+        """Short windows run when this returns; long ones are compiled meanwhile, and used as soon as they can be."""
         self._openvino.warm(LENGTHS)
-        self._openvino.wait()
+        self._openvino.wait(LENGTHS[0])
 
     def open(self, spec: LiveSpec) -> LiveEngine:
         avatar = spec.avatar
@@ -199,7 +211,10 @@ class TinyHost:
             if len(self._prepared) > _KEPT_AVATARS:
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(avatar.id)
-        return WindowEngine(self._backend, self._prepared[avatar.id], spec)
+        return WindowEngine(self._backend, self._prepared[avatar.id], spec, self._long_are_warm)
+
+    def _long_are_warm(self) -> bool:
+        return all(self._openvino.is_warm(length) for length in LENGTHS)
 
     def close(self) -> None:
         self._backend.close()

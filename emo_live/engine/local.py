@@ -1,6 +1,6 @@
 """Engines in the caller's own process and on its loop: for tests, in virtual time too. Not for live use: it blocks.
 
-`frame_s` pretends that a frame takes so long; `lose` pretends that the engine process died.
+`frame_s` pretends that a frame takes so long, with given settings; `lose` pretends that the engine process died.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ _ROOM = 32  # steps
 class LocalPool:
     """The interface of EnginePool without a process."""
 
-    def __init__(self, engine: str | EngineFactory = "pattern", *, max_sessions: int = 8, frame_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: str | EngineFactory = "pattern",
+        *,
+        max_sessions: int = 8,
+        frame_s: Callable[[LiveSettings], float] = lambda settings: 0.0,
+    ) -> None:
         self.frame_s = frame_s
         self.lanes: list[LocalLane] = []
         self._max_sessions = max_sessions
@@ -46,7 +52,7 @@ class LocalPool:
     async def open(self, spec: LiveSpec, owner: LaneOwner) -> LocalLane:
         if not self.free():
             raise NotReadyError(f"the engine is full with {len(self.lanes)} sessions: try again later")
-        lane = LocalLane(self, self._host.open(spec), owner)
+        lane = LocalLane(self, self._host.open(spec), owner, spec.settings)
         self.lanes.append(lane)
         return lane
 
@@ -57,16 +63,20 @@ class LocalPool:
 
 
 class LocalLane:
-    def __init__(self, pool: LocalPool, engine: LiveEngine, owner: LaneOwner) -> None:
+    def __init__(self, pool: LocalPool, engine: LiveEngine, owner: LaneOwner, settings: LiveSettings) -> None:
         self.shape = engine.shape
         self.epoch = 0
-        self.settings: list[LiveSettings] = []
+        self.settings = [settings]
         self._pool, self._engine, self._owner = pool, engine, owner
         self._waiting: deque[tuple[int, int, Float32]] = deque()
         self._offset: int | None = None  # index of the engine's first step, None before that
         self._timers: set[asyncio.Handle] = set()
         self._busy_until = 0.0
         self._down = False
+
+    @property
+    def _frame_s(self) -> float:
+        return self._pool.frame_s(self.settings[-1])
 
     def push(self, epoch: int, index: int, pcm: Float32) -> bool:
         if len(self._waiting) >= _ROOM or self._down:
@@ -78,6 +88,8 @@ class LocalLane:
     def rewind(self, epoch: int, index: int) -> None:
         self.epoch = epoch
         self._waiting.clear()
+        # A window in progress is given up at the latest after one of its pieces of work.
+        self._busy_until = min(self._busy_until, asyncio.get_running_loop().time() + self._frame_s)
         self._engine.rewind(max(0, index - (self._offset or 0)))
         if self._offset is not None and index <= self._offset:
             self._offset = None
@@ -116,13 +128,13 @@ class LocalLane:
             self._offset = index if self._offset is None else self._offset
             self._engine.push(pcm)
             frames = self._engine.frames()
-            self._busy_until = max(self._busy_until, loop.time()) + len(frames) * self._pool.frame_s
+            self._busy_until = max(self._busy_until, loop.time()) + len(frames) * self._frame_s
             # Together, because timers of one time fire in any order.
             self._later(self._busy_until - loop.time(), self._deliver, epoch, self._offset, frames)
 
     def _deliver(self, epoch: int, offset: int, frames: list[EngineFrame]) -> None:
         for frame in frames if not self._down else []:
-            work_ms = self._pool.frame_s * 1000
+            work_ms = self._frame_s * 1000
             self._owner.frame_came(LaneFrame(epoch, frame.index + offset, frame.video, frame.heard, work_ms))
 
     def _later(self, delay_s: float, job: Callable[..., None], *arguments: Any) -> None:

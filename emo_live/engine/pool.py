@@ -27,7 +27,9 @@ from emo_live.types import STEP_S, Float32
 
 log = logging.getLogger(__name__)
 WATCH_EVERY_S = 0.1
-STUCK_S = 0.8  # without a single piece of work done; the longest takes a twentieth of it
+STUCK_S = 0.75  # without a single piece of work done; the longest takes a fifteenth of it
+STOPPED_CPU_S, BUSY_CPU_S = 0.03, 0.6  # used meanwhile: less is a process that waits forever, more one that spins
+STARVED_S = 5.0  # between the two it is waiting for its turn
 _READY_TIMEOUT_S = 120.0
 _ATTEMPTS = 3  # to replace an engine process, in a row
 _SHARE = 0.85  # of the engine's time that may be promised
@@ -46,6 +48,28 @@ class PoolStats:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class Pulse:
+    """Tells a process that is stuck from one that waits for its turn on a busy CPU: it has used some, but not much."""
+
+    def __init__(self) -> None:
+        self._beat, self._cpu_s, self._still_s, self._looked = -1, 0.0, 0.0, 0.0
+
+    def check(self, process: EngineProcess) -> str:
+        """What is wrong with it, or nothing. To be called every WATCH_EVERY_S."""
+        now, cpu_s = asyncio.get_running_loop().time(), process.cpu_s()
+        # A media loop that stood still itself has seen nothing: it counts one look, however long.
+        passed, self._looked = min(now - self._looked, 2 * WATCH_EVERY_S), now
+        if process.beat != self._beat:
+            self._beat, self._still_s, self._cpu_s = process.beat, 0.0, cpu_s or 0.0
+            return ""
+        self._still_s += passed
+        used_s = None if cpu_s is None else cpu_s - self._cpu_s
+        starved = used_s is not None and STOPPED_CPU_S < used_s < BUSY_CPU_S
+        if self._still_s <= (STARVED_S if starved else STUCK_S):
+            return ""
+        return f"the engine process was stuck for {self._still_s:.1f} s"
 
 
 class EnginePool:
@@ -74,6 +98,7 @@ class EnginePool:
         self._trouble = asyncio.Event()  # wakes the watchdog at once
         self._why = ""
         self._watchdog: asyncio.Task[None] | None = None
+        self._pulse = Pulse()
         self._restarts = 0
         self._closed = False
         self.work_ms = 0.0
@@ -213,10 +238,6 @@ class EnginePool:
 
     async def _watch(self) -> None:
         """Notices a process that is dead or stuck, and sessions whose engine failed."""
-        assert self._process is not None, "the watchdog starts after the process"
-        beat, still_s = self._process.beat, 0.0
-        loop = asyncio.get_running_loop()
-        looked = loop.time()
         while True:
             try:
                 async with asyncio.timeout(WATCH_EVERY_S):
@@ -224,15 +245,10 @@ class EnginePool:
             except TimeoutError:
                 pass
             self._trouble.clear()
-            # A media loop that was stopped itself has seen nothing: it counts one look, however long.
-            passed, looked = min(loop.time() - looked, 2 * WATCH_EVERY_S), loop.time()
-            still_s = still_s + passed if self._process.beat == beat else 0.0
-            beat = self._process.beat
-            if still_s > STUCK_S:
-                self._why = f"the engine process was stuck for {still_s:.1f} s"
+            assert self._process is not None, "the watchdog starts after the process"
+            self._why = self._why or self._pulse.check(self._process)
             if self._why:
                 await self._replace()
-                beat, still_s = self._process.beat, 0.0
             for lane in [lane for lane in self._lanes.values() if lane.failure is not None]:
                 await self._mend(lane)
 

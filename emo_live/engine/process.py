@@ -72,6 +72,15 @@ class EngineProcess:
         """Counts up as long as it works."""
         return int(self._beat[0])
 
+    def cpu_s(self) -> float | None:
+        """Seconds of CPU that it has used; None where the system does not tell."""
+        try:
+            with open(f"/proc/{self.pid}/stat") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+        except (OSError, IndexError):
+            return None
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     @property
     def pid(self) -> int:
         return self._child.pid if self._child else -1

@@ -95,16 +95,6 @@ class Playout:
         self.shown += 1
         return self._ready.popleft()
 
-    def take_without_picture(self) -> Step | None:
-        """The next step, whether it has a picture or not: for a face that is held while speech goes on."""
-        if self._ready:
-            self.shown += 1
-            return self._ready.popleft().step
-        if self._sent:
-            self.shown += 1
-            return self._sent.popleft()
-        return None
-
     def cut(self, keep: int, reason: str) -> list[Step]:
         """A new epoch: all but the first `keep` ready pairs are gone. Returns the steps that were not shown, in order.
 
