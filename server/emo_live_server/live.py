@@ -22,7 +22,7 @@ from emo_live.types import AudioChunk
 from emo_live_server import logs
 from emo_live_server.badge import BadgeSink
 from emo_live_server.metrics import Metrics
-from emo_live_server.microphone import Edge, SpeechGate
+from emo_live_server.microphone import Ear, Edge, SpeechGate
 from emo_live_server.settings import Settings
 from emo_live_server.tasks import Tasks
 from emo_live_server.voices import SoundStream, Voices
@@ -160,6 +160,7 @@ class Live:
             if len(self._gone) > _KNOWN_PEERS:
                 del self._gone[next(iter(self._gone))]
             self.touch()
+            self._metrics.dropped.labels("slow_peer").inc(_plain(peer.stats()).get("pairs_dropped", 0))
             await peer.close()
             if self.viewer:
                 self._on_end(self, "viewer_left")
@@ -203,11 +204,11 @@ class Live:
 
     async def _listen(self, peer: Peer) -> None:
         """What is said into a viewer's microphone is spoken, unless the face is speaking something else."""
-        gate, stream, chunks = SpeechGate(), SoundStream(), peer.microphone()
+        gate, stream, ear = SpeechGate(), SoundStream(), Ear(peer.microphone())
         stream.end()  # nothing is being said
         try:
-            while True:
-                chunk = await _next(chunks, gate.patience_s)
+            while not ear.over:
+                chunk = await ear.listen(gate.patience_s)
                 for piece in gate.pass_on(None if chunk is None else to_mono(chunk.pcm), chunk.rate_hz if chunk else 0):
                     if piece is Edge.END:
                         stream.end()
@@ -216,10 +217,9 @@ class Live:
                     elif self.session.state != "speaking":
                         stream = SoundStream()
                         self._tasks.start(self._repeat(stream), "microphone speech")
-        except StopAsyncIteration:
-            pass
         finally:
             stream.end()
+            await ear.close()
 
     async def _repeat(self, stream: SoundStream) -> None:
         try:
@@ -268,6 +268,10 @@ class Live:
         if stats.engine_ms_per_frame and stats.pairs != seen.pairs:
             self._metrics.stage.labels("engine").observe(stats.engine_ms_per_frame / 1000)
             self._metrics.stage.labels("pacer").observe(stats.pacer_late_p95_ms / 1000)
+        for peer in self.peers.values():
+            encode_ms = _plain(peer.stats()).get("encode_p50_ms")
+            if encode_ms is not None:
+                self._metrics.stage.labels("encode").observe(encode_ms / 1000)
 
     def stats(self) -> dict[str, Any]:
         """What GET .../stats answers: the session's figures and those of its connections."""
@@ -305,12 +309,3 @@ async def _first(*events: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
-
-
-async def _next(chunks: AsyncIterator[AudioChunk], patience_s: float | None) -> AudioChunk | None:
-    """The next chunk, None if it does not come in time. Raises StopAsyncIteration."""
-    try:
-        async with asyncio.timeout(patience_s):
-            return await anext(chunks)
-    except TimeoutError:
-        return None

@@ -1,21 +1,56 @@
 """Finds speech in a microphone's sound: where it begins, with a little of what came before, and where it is over.
 
-Pure: chunks in, pieces of speech out. Browsers suppress noise and control the level, so that a fixed threshold does.
+The gate is pure: chunks in, pieces of speech out. Browsers suppress noise and control the level, so that a fixed
+threshold does.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
 from enum import Enum
 
 import numpy as np
 
-from emo_live.types import Float32
+from emo_live.types import AudioChunk, Float32
 
 THRESHOLD = 0.008  # root mean square, about -42 dB of full scale
 BEFORE_S = 0.16  # a word begins softly, before it is loud enough to be noticed
 ONSET_S = 0.04  # shorter sounds are clicks
 AFTER_S = 0.7  # shorter pauses are within a sentence
+
+
+class Ear:
+    """The chunks of a microphone that may be switched off for a while: then none come, and that is noticed.
+
+    over: there will be no more.
+    """
+
+    def __init__(self, chunks: AsyncIterator[AudioChunk]) -> None:
+        self.over = False
+        self._chunks = chunks
+        self._next: asyncio.Task[AudioChunk | None] | None = None
+
+    async def listen(self, patience_s: float | None) -> AudioChunk | None:
+        """The next chunk; None if it does not come in time (None: for ever), or if there will be no more."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._take())
+        # Waiting for it again and again, because cancelling it would end a generator for good.
+        done, _ = await asyncio.wait((self._next,), timeout=patience_s)
+        if not done:
+            return None
+        chunk, self._next = self._next.result(), None
+        self.over = chunk is None
+        return chunk
+
+    async def _take(self) -> AudioChunk | None:
+        return await anext(self._chunks, None)
+
+    async def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait((self._next,), timeout=1)
 
 
 class Edge(Enum):

@@ -277,6 +277,22 @@ async def test_what_is_said_into_the_microphone_is_spoken() -> None:
         assert len(session.texts) == 2, "it does not talk over itself"
 
 
+async def test_a_microphone_that_is_switched_off_ends_the_utterance_and_may_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then nothing comes at all, not even silence."""
+    monkeypatch.setattr("emo_live_server.microphone.AFTER_S", 0.05)
+    async with running() as server:
+        await connect(server, await server.session())
+        session, peer = server.sessions[0], server.rtc.peers[0]
+        for times in (1, 2, 3):
+            for chunk in mumble(0.5, 0.1):
+                peer.sound.put_nowait(chunk)
+            await until(lambda times=times: len(session.texts) == times and not session._speaking)  # type: ignore[misc]
+        await peer.close()
+        await until(lambda: not session.sinks)
+
+
 async def test_idle_sessions_end_and_watched_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emo_live_server.sessions._LOOK_EVERY_S", 0.02)
     async with running(session_idle_s=0.15) as server:
