@@ -44,16 +44,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(
-    *arguments: str, port: int, ready: str = "/healthz", patience_s: float = 60.0, **settings: str
-) -> Iterator[Server]:
-    """`python -m ARGUMENTS` until the block ends, with EMO_LIVE_... settings in its environment.
-
-    Raises EngineError if `ready` does not answer with a status of 200 in time.
-    """
+def running(*arguments: str, port: int, ready: str = "/healthz", patience_s: float = 90.0) -> Iterator[Server]:
+    """`python -m ARGUMENTS` until the block ends. Raises EngineError if `ready` does not answer 200 in time."""
     # The settings of somebody's own server are not those of a measurement.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EMO_LIVE_")}
-    environment |= {f"EMO_LIVE_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
     )

@@ -137,8 +137,8 @@ def view_live(browser: Browser, *, seconds: float, size: int) -> LiveRow:
 def serving(engine: str, size: int) -> AbstractContextManager[Server]:
     """Context manager of a `Server`: `emo-live serve` with an engine, ready."""
     port = free_port()
-    arguments = ("emo_live", "serve", "--port", str(port))
-    return running(*arguments, port=port, ready="/readyz", engine=engine, size=str(size), log_level="warning")
+    arguments = ("emo_live", "serve", "--quiet", "--port", str(port), "--engine", engine, "--size", str(size))
+    return running(*arguments, port=port, ready="/readyz")
 
 
 def _offset_row(sender: str, summary: Summary, ideal: Summary) -> OffsetRow:

@@ -320,7 +320,10 @@ function listenToAvatar() {
   });
   setInterval(async () => {
     showRecordingTime();
-    if (live.phase === "live") figures.show(await stats.sample(), serverStats, live.firstFrameMs);
+    const seen = live.phase === "live" ? await stats.sample() : null;
+    if (!seen) return;
+    figures.show(seen, serverStats, live.firstFrameMs);
+    live.tellRate(seen.kbps);
   }, FIGURES_MS);
 }
 

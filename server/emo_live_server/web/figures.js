@@ -68,9 +68,8 @@ export class FigurePanel {
     parts.toggle.addEventListener("change", () => this.#showOverlay());
   }
 
-  /** @param {Figures | null} figures @param {Record<string, any>} server @param {number} firstFrameMs */
+  /** @param {Figures} figures @param {Record<string, any>} server @param {number} firstFrameMs */
   show(figures, server, firstFrameMs) {
-    if (!figures) return;
     const browser = browserRows(figures, firstFrameMs);
     const rows = serverRows(server);
     this.parts.tables.replaceChildren(table("Browser", browser), ...(rows.length ? [table("Server", rows)] : []));

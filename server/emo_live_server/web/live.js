@@ -15,6 +15,7 @@ const FIRST_FRAME_MS = 12_000;
 /** A connection that stops for a moment mostly comes back by itself. */
 const PATIENCE_MS = 2500;
 const WARM_UP_MS = 90_000;
+const SILENT_S = 3;
 const AGAIN_MS = [200, 1000, 2000, 4000, 8000, 8000];
 const NO_MEDIA =
   "The server answers, but its video does not arrive. A firewall may block UDP between you and it: " +
@@ -39,6 +40,7 @@ export class Live extends EventTarget {
     /** @type {MediaStreamTrack | null} */
     this.microphone = null;
     this.firstFrameMs = 0;
+    this.silentS = 0;
     /** Every start and stop begins a new run; what belongs to an older one gives up at its next step. */
     this.run = 0;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -109,6 +111,7 @@ export class Live extends EventTarget {
     }
     connection.pc.addEventListener("connectionstatechange", () => this.#watch(run, connection));
     this.#watch(run, connection);
+    this.silentS = 0;
     this.#enter("live");
     this.#tell("live");
   }
@@ -174,7 +177,17 @@ export class Live extends EventTarget {
     else if (state === "disconnected") this.patience = setTimeout(() => void this.#reconnect(run), PATIENCE_MS);
   }
 
-  /** The events stopped: is the session still there? @param {number} run */
+  /**
+   * A silent connection is lost long before ICE says so: sound and pictures come all the time, idle or not.
+   * @param {number} kbps received in the last second
+   */
+  tellRate(kbps) {
+    this.silentS = kbps > 0 ? 0 : this.silentS + 1;
+    if (this.silentS === SILENT_S) void this.#probe(this.run);
+    else if (this.silentS === 2 * SILENT_S) void this.#reconnect(this.run);
+  }
+
+  /** Is the session still there? @param {number} run */
   async #probe(run) {
     if (run !== this.run || this.phase !== "live" || !this.session) return;
     try {
@@ -220,7 +233,8 @@ export class Live extends EventTarget {
     if (event.type === "emo.state") {
       this.speaking = event.state === "speaking";
       this.#tell("state", event.state);
-    } else if (event.type === "emo.stats") this.#tell("stats", event.stats);
+    } else if (event.type === "emo.closed") void this.#reconnect(run);
+    else if (event.type === "emo.stats") this.#tell("stats", event.stats);
     else if (space === "emo") this.#tell(name, event);
     else if (space === "output_audio_buffer") this.#tell("speech", { what: name, utterance: event.utterance });
     else if (event.type === "error") this.#tell("message", { text: event.error?.message ?? "The server reports an error." });
