@@ -40,14 +40,13 @@ def test_speech_is_cut_out_with_a_little_before_and_a_pause_after() -> None:
     sound = chunks((1, 0.0005), (0.5, 0.1), (0.3, 0.0005), (0.5, 0.1), (2, 0.0005))
     pieces = passed(SpeechGate(), sound)
     assert (pieces[0], pieces[-1]) == (Edge.BEGIN, Edge.END)
-    assert Edge.END not in pieces[:-1], "a short pause is within the sentence"
+    assert sum(isinstance(piece, Edge) for piece in pieces) == 2, "a short pause is within the sentence"
     speech = np.concatenate(pieces[1:-1])
     assert len(speech) / RATE == pytest.approx(BEFORE_S + 1.3 + AFTER_S, abs=3 * CHUNK_S)
     whole = np.concatenate(sound)
     start = round((1 - BEFORE_S) * RATE)
-    assert any(
-        np.array_equal(speech, whole[at : at + len(speech)]) for at in range(start - 960 * 3, start + 960 * 3, 960)
-    )
+    starts = range(start - 3 * 960, start + 3 * 960, 960)
+    assert any(np.array_equal(speech, whole[at : at + len(speech)]) for at in starts)
 
 
 @pytest.mark.parametrize(
@@ -135,11 +134,11 @@ def test_the_badge_is_in_the_corner_and_in_a_copy(size: int) -> None:
     assert (video == 200).all(), "the arrays of a pair are shared"
     changed = (marked != video).any(axis=2)
     rows, columns = np.nonzero(changed)
-    assert rows.min() > size * 0.85
+    assert rows.min() > size * 0.75
     assert columns.min() == 0
-    assert changed.mean() < 0.08
+    assert changed.mean() < (0.08 if size > 64 else 0.3), "letters have a least size"
     corner = marked[rows.min() :, : columns.max()]
-    assert corner.max() == 255
+    assert corner.max() >= 220
     assert corner.min() < 150
 
 
@@ -162,7 +161,7 @@ async def test_the_badge_goes_in_front_of_a_sink() -> None:
     await badge.close()
     assert (sink.pairs[0].index, sink.closed) == (7, True)
     assert sink.pairs[0].audio is pair.audio
-    assert sink.pairs[0].video.max() == 255
+    assert sink.pairs[0].video.max() > 220
 
 
 async def test_tasks_end_with_their_owner(capsys: pytest.CaptureFixture[str]) -> None:
