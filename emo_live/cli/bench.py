@@ -55,6 +55,22 @@ def browser(
     show(report.as_dict(), as_json=as_json)
 
 
+@app.command("rtc")
+def rtc(
+    seconds: Annotated[float, typer.Option(help="Video that each encoder is given, in seconds.", min=2.0)] = 10.0,
+    size: Annotated[int, typer.Option(help="Side of the picture in px.", min=64, max=896)] = 512,
+    as_json: Json = False,
+) -> None:
+    """Measure what encoding a picture for WebRTC costs, with our encoders and with aiortc's own."""
+    try:
+        from emo_live.transport.rtc_bench import measure
+    except ModuleNotFoundError:
+        raise NotSupportedError('this needs the server: pip install "emo-live[server]"') from None
+    with reporting(quiet=as_json) as progress:
+        report = measure(seconds=seconds, size=size, progress=progress)
+    show(report.as_dict(), as_json=as_json)
+
+
 def show(report: Mapping[str, Any], *, as_json: bool) -> None:
     """One JSON object, or tables."""
     if as_json:

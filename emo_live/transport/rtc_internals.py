@@ -41,6 +41,11 @@ _COMPONENT = 1  # RTP and RTCP share it
 _log = logging.getLogger(__name__)
 
 
+def own_encoder(codec: CodecName) -> H264Encoder | Vp8Encoder:
+    """aiortc's: for cutting packets, and for comparing."""
+    return H264Encoder() if codec == "h264" else Vp8Encoder()
+
+
 class _Packets(Encoder):
     """Stands where aiortc keeps its encoder and passes on what is encoded already."""
 
@@ -56,7 +61,7 @@ class _Packets(Encoder):
 
 class _VideoPackets(_Packets):
     def __init__(self, codec: CodecName, on_bitrate: Callable[[int], None]) -> None:
-        super().__init__(H264Encoder().pack if codec == "h264" else Vp8Encoder().pack)
+        super().__init__(own_encoder(codec).pack)
         self._on_bitrate, self._bps = on_bitrate, 0
 
     @property

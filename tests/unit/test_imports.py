@@ -58,7 +58,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "mediapipe": (),
     "aiortc": ("transport/",),
     **dict.fromkeys(("fastapi", "uvicorn", "starlette", "pydantic", "structlog", "limits", "jwt", "prometheus_client"), ()),
-    "emo_live_server": ("cli/serve", "cli/bench"),
+    "emo_live_server": ("cli/serve", "cli/bench", "cli/diagnosis"),
     "aioice": ("transport/rtc_",),
 }
 
