@@ -57,6 +57,8 @@ def command(
     def started(address: str) -> None:
         if not quiet:
             typer.echo(f"{address}  (Ctrl-C ends it)")
+            if not settings.loopback and settings.tls_certificate is None:
+                typer.echo("browsers give the microphone to https pages only: see tls_certificate, or use a proxy")
         if open_page and not webbrowser.open(address) and not quiet:
             typer.echo("no browser was found here: open the address in one")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emo_live_server import logs
@@ -22,6 +23,9 @@ from emo_live_server.problems import Problem
 from emo_live_server.settings import Settings
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = _SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
+_MAX_BODY_BYTES = 1 << 20  # of requests that do not count their own bytes, as uploads do
+_OWN_LIMITS = re.compile(r"^/v1/(avatars|sessions/[^/]+/audio)$")
 _HOST = re.compile(r"^[A-Za-z0-9.\-]+(:\d{1,5})?$|^\[[0-9A-Fa-f:.]+\](:\d{1,5})?$")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -89,12 +93,14 @@ class Guard:
             await send(message)
 
         try:
-            await (app or self._app)(scope, receive, sending)
+            await (app or self._app)(scope, _capped(scope, receive), sending)
         finally:
             route = getattr(scope.get("route"), "path", None) or "other"
-            self._metrics.request(scope["method"], route, status)
+            method = scope["method"] if scope["method"] in _METHODS else "other"  # clients can send any word
+            self._metrics.request(method, route, status)
             took_ms = round((time.monotonic() - began_s) * 1000, 1)
-            _log.info("request", method=scope["method"], route=route, status=status, took_ms=took_ms)
+            say = _log.debug if route == "other" and status < 400 else _log.info  # files of the page
+            say("request", method=method, route=route, status=status, took_ms=took_ms)
 
     def _add_headers(self, scope: Scope, message: MutableMapping[str, Any]) -> None:
         headers = MutableHeaders(scope=message)
@@ -106,6 +112,23 @@ class Guard:
             headers.setdefault("Accept-Post", "application/sdp")
         if self._settings.tls_certificate is not None:
             headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+
+
+def _capped(scope: Scope, receive: Receive) -> Receive:
+    """Bodies end at a limit, whatever was announced."""
+    if _OWN_LIMITS.match(scope["path"]):
+        return receive
+    received = 0
+
+    async def receiving() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > _MAX_BODY_BYTES:
+            raise HTTPException(413, f"at most {_MAX_BODY_BYTES} bytes are taken")
+        return message
+
+    return receiving
 
 
 def content_security_policy(host: str) -> str:

@@ -28,6 +28,7 @@ from emo_live_server.tasks import Tasks
 from emo_live_server.voices import SoundStream, Voices
 
 _GREET_AFTER_S = 0.8  # browsers shrink their sound buffers in the first moments of a connection
+_MAX_PEERS = 4  # each needs an encoder; a page that lost its connection makes another one before the old one ends
 _KNOWN_PEERS = 64
 _SOUND = "(sound)"  # what is said where sound comes without its text
 _log = logs.get(__name__)
@@ -126,7 +127,9 @@ class Live:
         self.used_s = time.monotonic()
 
     def add_peer(self, peer: Peer, *, microphone: bool) -> str:
-        """Show the session to a peer. Returns the secret of the peer's URL."""
+        """Show the session to a peer. Returns the secret of the peer's URL. With too many, the oldest one goes."""
+        for old in list(self.peers.values())[: max(0, len(self.peers) + 1 - _MAX_PEERS)]:
+            self._tasks.start(old.close(), "one peer too many")
         name = secrets.token_urlsafe(16)
         self.peers[name] = peer
         sink: Sink = BadgeSink(peer) if self._settings.badge_in_picture else peer

@@ -66,6 +66,7 @@ class RealtimeSocket:
     async def run(self) -> None:
         live = self._live
         live.sockets += 1
+        _log.info("socket opens", session=live.fingerprint)
         self._send(self._protocol.created())
         self._send(self._protocol.state(live.session.state))
         try:
@@ -74,6 +75,7 @@ class RealtimeSocket:
         finally:
             live.sockets -= 1
             live.touch()
+            _log.info("socket closes", session=live.fingerprint, errors=self._protocol.errors)
             if self._stream is not None:
                 self._stream.end()
             await self._tasks.close()

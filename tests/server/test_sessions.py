@@ -236,6 +236,35 @@ async def test_duplex_is_whep_with_a_microphone() -> None:
             assert (await server.http.post(session["webrtc_url"], content=body, headers=headers)).status_code == status
 
 
+async def test_of_too_many_viewers_the_oldest_goes() -> None:
+    async with running() as server:
+        session = await server.session()
+        for _ in range(6):
+            await connect(server, session)
+        await until(lambda: [peer.closed.is_set() for peer in server.rtc.peers] == [True] * 2 + [False] * 4)
+        assert len(server.sessions[0].sinks) == 4
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_bodies_have_a_limit_everywhere(announced: bool) -> None:
+    async def endless() -> Any:
+        for _ in range(100):
+            yield b" " * 100_000
+
+    async with running() as server:
+        headers = {"Content-Type": "application/json"}
+        body = b" " * 2_000_000 if announced else endless()
+        reply = await server.http.post("/v1/sessions", content=body, headers=headers)
+        assert (reply.status_code, reply.headers["content-type"]) == (413, "application/problem+json")
+
+
+async def test_methods_that_nobody_knows_are_one_line_of_the_metrics() -> None:
+    async with running() as server:
+        for method in ("BREW", "WHEN"):
+            await server.http.request(method, "/v1/config")
+        assert 'method="BREW"' not in (await server.http.get("/metrics")).text
+
+
 async def test_the_greeting_waits_for_a_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emo_live_server.live._GREET_AFTER_S", 0.01)
     async with running(greeting="Hello there") as server:

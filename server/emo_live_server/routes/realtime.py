@@ -11,16 +11,20 @@ from emo_live_server.auth import SUBPROTOCOL, Principal
 from emo_live_server.context import Context
 from emo_live_server.depends import Opened, Shared, may
 from emo_live_server.live import Live
+from emo_live_server.problems import Problem
 from emo_live_server.routes.sessions import NewSession, begin, described
 from emo_live_server.socket import RealtimeSocket
 
 router = APIRouter(prefix="/v1")
 
+_MAX_SOCKETS = 16
 _ACCEPTED = (SUBPROTOCOL, "realtime")  # the second is what clients of OpenAI's API offer
 
 
 @router.websocket("/sessions/{id}/realtime")
 async def of_session(socket: WebSocket, live: Opened, shared: Shared) -> None:
+    if live.sockets >= _MAX_SOCKETS:
+        raise Problem.retry(503, "this session has too many sockets", reason="full")
     await _serve(socket, live, shared)
 
 
