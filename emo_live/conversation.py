@@ -73,6 +73,7 @@ class Conversation:
         self._tick = 0
         self._not_before = 0  # tick at which new speech may be heard
         self._cut_at = 0  # tick
+        self._late_ticks = 0  # that the engine kept us waiting, up to now
         self._quiet_ticks = _QUIET_TICKS
         self._asked_steps = settings.steps
         self._ladder = Ladder([1] * (settings.steps > 1) + [2] * (max(lane.shape) > SMALL_PX) + [3])
@@ -195,6 +196,7 @@ class Conversation:
     def engine_lost(self, reason: str) -> None:
         """What was not shown is given to the next engine; until then the last picture is held."""
         self._down = True
+        self._late_ticks = 0
         self.count.restarts += 1
         self.queue.put_back(self._cut(self.playout.depth, "engine lost"))
         self._speaking = False
@@ -213,9 +215,10 @@ class Conversation:
         """Rung of the ladder."""
         return self._ladder.level
 
-    def _climb(self, late: bool) -> None:
-        """Ask less of an engine that is late, more of one that is not."""
-        down = 0 if self._down else self._ladder.tick(late and self._tick - self._cut_at > _EXPECTED_TICKS)
+    def _climb(self) -> None:
+        """A picture was shown: ask less of an engine that was late, more of one that was not."""
+        down = self._ladder.tick(self._late_ticks)
+        self._late_ticks = 0
         if not down:
             return
         level = self.level
@@ -242,15 +245,17 @@ class Conversation:
     def _advance(self) -> Int16:
         """Moves on by one pair: the picture in `_picture`, and its sound."""
         if self.level == HELD:
-            self._climb(late=False)
+            self._climb()
             return self._heard(self._step_without_picture())
         first = self.playout.first()
         if first is not None and first.utterance is not None and self._tick < self._not_before:
             return self._hold(underrun=False)
         ready = self.playout.take()
-        self._climb(late=ready is None and self.playout.ahead >= START_STEPS)
         if ready is None:
+            expected = self._down or self.playout.ahead < START_STEPS or self._tick - self._cut_at <= _EXPECTED_TICKS
+            self._late_ticks += not expected
             return self._hold(underrun=True)
+        self._climb()
         self._was_held = False
         self._picture = ready.video
         return self._heard(ready.step)

@@ -23,7 +23,7 @@ _LATE_TICKS = 8  # of those watched: a sixth of the time there was no new pictur
 _GRACE_TICKS = 2 * FPS  # after a change, until its effect is seen
 _UP_TICKS = 10 * FPS  # without a late one; doubled whenever going up was too early
 _MAX_UP_TICKS = 160 * FPS
-_FORGIVEN_TICKS = 60 * FPS  # after so long without a late one, the next way up is quick again
+_FORGIVEN_TICKS = 60 * FPS  # after so long at the top without a late one, the next way up is quick again
 
 
 class Ladder:
@@ -38,14 +38,14 @@ class Ladder:
         self._up_after = _UP_TICKS
         self._went_up = False  # the last change was up
 
-    def tick(self, late: bool) -> int:
-        """late: a picture was due and not made. Returns 1 for a rung down, -1 for one up, 0 for no change."""
+    def tick(self, late: int = 0) -> int:
+        """A picture was shown, after `late` ticks without one. Returns 1 for a rung down, -1 for one up, else 0."""
         if self._grace:
             self._grace -= 1
             return 0
-        self._late.append(late)
+        self._late.extend([True] * late + [False])
         self._good = 0 if late else self._good + 1
-        if self._good >= _FORGIVEN_TICKS:
+        if self.level == 0 and self._good >= _FORGIVEN_TICKS:
             self._up_after, self._went_up = _UP_TICKS, False
         if sum(self._late) >= _LATE_TICKS and self.level != HELD:
             if self._went_up:

@@ -661,7 +661,7 @@ def test_close_during_everything() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("jump_s", [-3600.0, -0.3, 0.3, 3600.0])
+@pytest.mark.parametrize("jump_s", [0.15, 0.3, 3600.0])
 def test_clock_jumps_are_no_jumps_of_media_time(jump_s: float) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
