@@ -41,7 +41,7 @@ class EncoderRow:
 
 @dataclass(frozen=True, slots=True)
 class RtcBenchReport:
-    """keyframes: in all turns, with each of which the bitrate changes. largest_packets: of one picture, sent at once."""
+    """keyframes: in all turns; the bitrate changes with each. largest_packets: of one picture, sent at once."""
 
     machine: dict[str, Any]
     size: int

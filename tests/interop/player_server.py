@@ -1,20 +1,18 @@
-"""A WHEP endpoint around RtcHost and the test pattern, for players of other makers; the real one is the server's.
-
-`python -m tests.interop.player_server [--loopback-only]` prints its address and serves until its input is closed.
-"""
+"""A WHEP endpoint around RtcHost and the test pattern, for players of other makers; the real one is the server's."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.staticfiles import StaticFiles
 
 from emo_live.engine.test_pattern import beep, picture
 from emo_live.errors import BadInputError, EmoLiveError
@@ -47,8 +45,10 @@ async def pace(peers: dict[str, RtcPeer]) -> None:
         await asyncio.sleep(max(0.0, start + index * STEP_S - loop.time()))
 
 
-def make_app(host: RtcHost, player: Player) -> FastAPI:
+def make_app(host: RtcHost, player: Player, packages: Path | None) -> FastAPI:
     app = FastAPI()
+    if packages is not None:
+        app.mount("/packages", StaticFiles(directory=packages))
 
     @app.middleware("http")
     async def note(request: Request, call_next: Any) -> Response:
@@ -107,12 +107,12 @@ def make_app(host: RtcHost, player: Player) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: RtcSettings | None = None) -> AsyncIterator[Player]:
-    """A server on a free port of this machine, in the running loop."""
+async def serving(settings: RtcSettings | None = None, packages: Path | None = None) -> AsyncIterator[Player]:
+    """A server on a free port of this machine, in the running loop. packages: what the page may import."""
     listening = socket.create_server(("127.0.0.1", 0))
     player = Player(f"http://127.0.0.1:{listening.getsockname()[1]}")
     async with RtcHost(settings) as host:
-        server = uvicorn.Server(uvicorn.Config(make_app(host, player), log_level="warning", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(make_app(host, player, packages), log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve([listening]))
         pacing = asyncio.create_task(pace(player.peers))
         try:
@@ -121,13 +121,3 @@ async def serving(settings: RtcSettings | None = None) -> AsyncIterator[Player]:
             server.should_exit = True
             pacing.cancel()
             await asyncio.gather(serving, pacing, return_exceptions=True)
-
-
-async def main() -> None:
-    async with serving() as player:
-        print(player.base, flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
