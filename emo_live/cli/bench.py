@@ -40,34 +40,16 @@ def browser(
     as_json: Json = False,
 ) -> None:
     """Measure what a viewer in Chromium gets: offset of sound and picture, evenness of the pictures, use of the CPU."""
-    from emo_live.types import Progress
-
     try:
         from emo_live_server.browser_bench.run import measure
     except ModuleNotFoundError:
         raise NotSupportedError('this needs the server: pip install "emo-live[server]" playwright') from None
-    with reporting(quiet=as_json) as progress:
-        report = measure(
-            seconds=seconds,
-            size=size,
-            progress=lambda done, total: progress(Progress("render", done, total)) if progress else None,
-        )
-    show(report.as_dict(), as_json=as_json)
 
+    def tell(watched: str) -> None:
+        if not as_json:
+            typer.echo(f"watching {watched}", err=True)
 
-@app.command("rtc")
-def rtc(
-    seconds: Annotated[float, typer.Option(help="Video that each encoder is given, in seconds.", min=2.0)] = 10.0,
-    size: Annotated[int, typer.Option(help="Side of the picture in px.", min=64, max=896)] = 512,
-    as_json: Json = False,
-) -> None:
-    """Measure what encoding a picture for WebRTC costs, with our encoders and with aiortc's own."""
-    try:
-        from emo_live.transport.rtc_bench import measure
-    except ModuleNotFoundError:
-        raise NotSupportedError('this needs the server: pip install "emo-live[server]"') from None
-    with reporting(quiet=as_json) as progress:
-        report = measure(seconds=seconds, size=size, progress=progress)
+    report = measure(seconds=seconds, size=size, progress=tell)
     show(report.as_dict(), as_json=as_json)
 
 

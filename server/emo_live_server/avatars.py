@@ -18,7 +18,7 @@ from emo_live import samples
 from emo_live.avatar import Avatar
 from emo_live.errors import NotReadyError
 from emo_live_server.problems import Problem
-from emo_live_server.uploads import avatar_of, to_jpeg
+from emo_live_server.uploads import avatar_of, face_only, to_jpeg
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Avatars:
         if face.avatar is None:
             path = face.path
             assert path is not None, "what was uploaded is prepared"
-            face.avatar = await self._work(lambda: Avatar.open(path))
+            face.avatar = await self._work(lambda: face_only(Avatar.open(path)))
         return face.avatar
 
     async def jpeg(self, id: str) -> bytes:

@@ -15,8 +15,17 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from emo_live.audio.source import to_mono
-from emo_live.errors import EmoLiveError
-from emo_live.events import Event, Heard, SessionClosed, SessionStats, State, StatsReport
+from emo_live.errors import EmoLiveError, NotReadyError
+from emo_live.events import (
+    Event,
+    Heard,
+    SessionClosed,
+    SessionStats,
+    State,
+    StatsReport,
+    UtteranceFinished,
+    UtteranceStarted,
+)
 from emo_live.media.sink import Sink
 from emo_live.types import AudioChunk
 from emo_live_server import logs
@@ -110,6 +119,9 @@ class Live:
         self._settings, self._metrics, self._on_end = settings, metrics, on_end
         self._gone: dict[str, None] = {}  # peers that left; their URLs are answered for a while
         self._greeting: str | None = None
+        self._speaking: str | None = None  # the utterance that is being shown
+        self._repeated: set[str] = set()  # utterances that came from a microphone
+        self._closed = False
         self._listeners: set[Callable[[Message], None]] = set()
         self._tasks = Tasks()
         self._seen = SessionStats()
@@ -127,13 +139,18 @@ class Live:
         self.used_s = time.monotonic()
 
     def add_peer(self, peer: Peer, *, microphone: bool) -> str:
-        """Show the session to a peer. Returns the secret of the peer's URL. With too many, the oldest one goes."""
+        """Show the session to a peer. Returns the secret of the peer's URL. With too many, the oldest one goes.
+
+        Raises NotReadyError if the session has ended meanwhile; the peer stays the caller's then.
+        """
+        if self._closed:
+            raise NotReadyError("the session has ended")
+        sink: Sink = BadgeSink(peer) if self._settings.badge_in_picture else peer
+        self.session.attach(sink)
         for old in list(self.peers.values())[: max(0, len(self.peers) + 1 - _MAX_PEERS)]:
             self._tasks.start(old.close(), "one peer too many")
         name = secrets.token_urlsafe(16)
         self.peers[name] = peer
-        sink: Sink = BadgeSink(peer) if self._settings.badge_in_picture else peer
-        self.session.attach(sink)
         self._tasks.start(self._attend(name, peer, sink), "peer")
         if microphone:
             self._tasks.start(self._listen(peer), "microphone")
@@ -217,7 +234,7 @@ class Live:
                         stream.end()
                     elif piece is not Edge.BEGIN:
                         await stream.push(piece, gate.rate_hz)
-                    elif self.session.state != "speaking":
+                    elif self._speaking is None or self._speaking in self._repeated:
                         stream = SoundStream()
                         self._tasks.start(self._repeat(stream), "microphone speech")
         finally:
@@ -226,7 +243,7 @@ class Live:
 
     async def _repeat(self, stream: SoundStream) -> None:
         try:
-            await self.speak(stream)
+            self._repeated.add(await self.speak(stream))
         except EmoLiveError as error:
             stream.drop()
             _log.info("speech from a microphone was not taken", error=type(error).__name__)
@@ -255,10 +272,16 @@ class Live:
     async def _watch(self, events: AsyncIterator[Event]) -> None:
         async for event in events:
             self._tell(event)
-            if isinstance(event, StatsReport):
-                self._count(event.stats)
-            elif isinstance(event, SessionClosed):
-                self._on_end(self, "engine_failed" if event.reason != "closed" else "closed")
+            match event:
+                case StatsReport():
+                    self._count(event.stats)
+                case UtteranceStarted():
+                    self._speaking = event.utterance
+                case UtteranceFinished():
+                    self._speaking = None if self._speaking == event.utterance else self._speaking
+                    self._repeated.discard(event.utterance)
+                case SessionClosed():
+                    self._on_end(self, "engine_failed" if event.reason != "closed" else "closed")
 
     def _count(self, stats: SessionStats) -> None:
         """Let the server's counters grow by what grew in this session since the last time."""
@@ -289,9 +312,11 @@ class Live:
             "rtc_target_bitrate_bps": float(sum(rate for rate in bitrates if rate)) if bitrates else None,
         }
 
-    async def close(self) -> None:
+    async def close(self, reason: str) -> None:
         """End everything, last of all the session. Called once, by the registry."""
+        self._closed = True
         self._count(self.session.stats())
+        self._tell(SessionClosed(reason))
         await self._tasks.close()
         for peer in list(self.peers.values()):
             await peer.close()

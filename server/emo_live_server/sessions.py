@@ -145,7 +145,7 @@ class Sessions:
         self._metrics.closed(reason)
         _log.info("session ends", session=live.fingerprint, reason=reason, age_s=round(time.monotonic() - live.began_s))
         try:
-            await live.close()
+            await live.close(reason)
         except EmoLiveError as error:  # an engine that failed says so once more
             _log.warning("a session did not close cleanly", session=live.fingerprint, error=type(error).__name__)
 

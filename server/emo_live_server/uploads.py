@@ -68,8 +68,12 @@ def avatar_of(data: bytes, max_pixels: int) -> Avatar:
         raise Problem(
             413, f"the portrait may have {max_pixels / 1e6:.0f} megapixels: reduce it", reason="too_many_pixels"
         )
-    whole = Avatar.prepare(data)
-    return Avatar(whole.portrait, whole.landmarks, whole.portrait, np.eye(2, 3))
+    return face_only(Avatar.prepare(data))
+
+
+def face_only(avatar: Avatar) -> Avatar:
+    """Without the picture around the crop: nobody sees it live, and it may have 50 MB."""
+    return Avatar(avatar.portrait, avatar.landmarks, avatar.portrait, np.eye(2, 3))
 
 
 def to_jpeg(avatar: Avatar) -> bytes:

@@ -41,7 +41,11 @@ class OffsetRow:
 
 @dataclass(frozen=True, slots=True)
 class LiveRow:
-    """The model speaking, watched in the browser. cores: mean processor use of server and engine; rss_mb: its peak."""
+    """The model speaking, watched in the browser.
+
+    engine_ms to level: what the server says at the end; level: of degradation, 0 is none. server_cores: mean processor
+    use of server and engine; server_rss_mb: peak of their memory, counting what they share twice.
+    """
 
     seconds: float
     fps: float
@@ -52,6 +56,9 @@ class LiveRow:
     freeze_s: float
     request_to_picture_ms: float
     codec: str
+    engine_ms: float
+    underruns: int
+    level: int
     server_cores: float | None
     server_rss_mb: float | None
 
@@ -67,24 +74,20 @@ class BrowserReport:
         return asdict(self)
 
 
-def measure(
-    *, seconds: float, size: int, progress: Callable[[int, int], None] = lambda done, total: None
-) -> BrowserReport:
-    """seconds: how long the speaking model is watched. progress: called with steps done and in all."""
+def measure(*, seconds: float, size: int, progress: Callable[[str], None] = lambda watched: None) -> BrowserReport:
+    """seconds: how long the speaking model is watched. progress: called with what is watched next."""
     senders: dict[str, Callable[[Browser], Summary]] = {
         "ideal": lambda browser: view_reference(browser, size=size),
         f"bad, {CONTROL_SKEW_MS:.0f} ms": lambda browser: view_reference(browser, size=size, skew_ms=CONTROL_SKEW_MS),
         "emo_live": lambda browser: view_pattern(browser, size=size),
     }
-    total = len(senders) + 1
     found: dict[str, Summary] = {}
     with launched() as browser:
-        for done, (name, look) in enumerate(senders.items()):
-            progress(done, total)
+        for name, look in senders.items():
+            progress(f"flash and beep of the sender {name!r} for {OFFSET_S:.0f} s")
             found[name] = look(browser)
-        progress(len(senders), total)
+        progress(f"the speaking model for {seconds:.0f} s")
         live = view_live(browser, seconds=seconds, size=size)
-    progress(total, total)
     rows = tuple(_offset_row(name, summary, found["ideal"]) for name, summary in found.items())
     return BrowserReport(describe(), size, rows, (live,))
 
@@ -118,6 +121,8 @@ def view_live(browser: Browser, *, seconds: float, size: int) -> LiveRow:
         say = {"url": f"{server.url}/v1/sessions/{session['id']}/say", "text": _TEXT, "everyS": _EVERY_S}
         with _Meter(server.pid) as meter:
             viewing = watch(browser, server.url + session["webrtc_url"], seconds=seconds, say=say)
+        with urllib.request.urlopen(f"{server.url}/v1/sessions/{session['id']}/stats", timeout=20) as reply:
+            told = json.load(reply)["session"]
     summary = summarize(viewing)
     return LiveRow(
         seconds=seconds,
@@ -129,6 +134,9 @@ def view_live(browser: Browser, *, seconds: float, size: int) -> LiveRow:
         freeze_s=summary.freeze_s,
         request_to_picture_ms=summary.start_ms,
         codec=summary.codec,
+        engine_ms=told["engine_ms_per_frame"],
+        underruns=told["underruns"],
+        level=told["level"],
         server_cores=meter.cores,
         server_rss_mb=meter.peak_mb,
     )

@@ -44,10 +44,10 @@ async def whep(avatar: str, request: Request, shared: Shared, caller: Viewer) ->
     peer = await _answer(shared, offer, shared.settings.size, receive_audio=False)
     try:
         live = await begin(shared, caller, NewSession(avatar=avatar), viewer=True)
+        live.add_peer(peer, microphone=False)
     except BaseException:
         await peer.close()
         raise
-    live.add_peer(peer, microphone=False)
     return _created(shared, peer, f"/whep/{avatar}/{live.id}")
 
 
@@ -95,7 +95,11 @@ async def whep_resource_others() -> Response:
 async def duplex(request: Request, live: Opened, shared: Shared) -> Response:
     offer = await _sdp(request, SDP, shared.settings.max_sdp_bytes)
     peer = await _answer(shared, offer, live.size, receive_audio=True)
-    name = live.add_peer(peer, microphone=True)
+    try:
+        name = live.add_peer(peer, microphone=True)
+    except BaseException:
+        await peer.close()
+        raise
     return _created(shared, peer, f"/v1/sessions/{live.id}/webrtc/{name}")
 
 

@@ -8,7 +8,7 @@ const SERVER = [
   ["first_frame_ms", "Speech in to first picture", "ms"],
   ["playout_depth_ms", "Playout depth", "ms"],
   ["engine_ms_per_frame", "Engine, per picture", "ms"],
-  ["headroom", "Headroom", "×"],
+  ["headroom", "Engine's time left", "%"],
   ["pacer_late_p95_ms", "Pacer late, 95 %", "ms"],
   ["underruns", "Underruns", ""],
   ["level", "Degradation level", ""],
@@ -56,8 +56,8 @@ function overlayRows(figures, stats) {
 /** @param {Record<string, any>} stats @returns {[string, string][]} */
 function serverRows(stats) {
   return SERVER.filter(([name]) => stats[name] !== undefined).map(([name, label, unit]) => {
-    const value = stats[name];
-    return [label, text(value, unit, typeof value === "number" && !Number.isInteger(value) ? 1 : 0)];
+    const value = unit === "%" ? stats[name] * 100 : stats[name];
+    return [label, text(value, unit, typeof value === "number" && !Number.isInteger(value) && unit !== "%" ? 1 : 0)];
   });
 }
 
