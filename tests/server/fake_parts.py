@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import numpy as np
@@ -35,7 +35,6 @@ from emo_live_server.voices import Voices
 OFFER = "v=0 a fake offer"
 SDP = {"Content-Type": "application/sdp"}
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
-T = TypeVar("T")
 
 
 class FakeSession:
@@ -259,16 +258,19 @@ async def running(settings: Settings | None = None, *, warm: bool = True, **give
             yield server
 
 
+async def connect(server: Running, session: dict[str, Any]) -> Any:
+    reply = await server.http.post(session["webrtc_url"], content=OFFER, headers=SDP)
+    assert reply.status_code == 201, reply.text
+    return reply
+
+
+def heard(server: Running, index: int = 0) -> np.ndarray[Any, Any]:
+    """What a session was given to speak."""
+    return np.concatenate([chunk.pcm for chunk in server.sessions[index].heard])
+
+
 async def until(condition: Any, timeout_s: float = 5.0) -> None:
     """Wait until something that other tasks do has happened."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  what is waited for knows nothing of tests
             await asyncio.sleep(0.005)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    async def limited() -> T:
-        async with asyncio.timeout(30):
-            return await work
-
-    return asyncio.run(limited())

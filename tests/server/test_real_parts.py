@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from fake_parts import until
 from fakes import bundled_avatar
 
+from emo_live import samples
 from emo_live.engine.test_pattern import read_index
 from emo_live_server.app import create_app
 from emo_live_server.run import Server
@@ -103,3 +105,25 @@ async def test_broken_offers_get_their_status() -> None:
         await viewer.close()
         assert len(context.sessions) == 0
         assert context.rtc.peers == set()
+
+
+async def test_viewers_and_interrupts_leave_nothing_behind() -> None:
+    async with serving(rate_create="1000/minute") as (client, context):
+        left: list[tuple[int, int]] = []
+        for goodbye_first in (True, False, True, False):
+            viewer = Viewer()
+            location = (await viewer.watch(client, "/whep/default")).headers["location"]
+            await until(lambda viewer=viewer: len(viewer.indices) > 2, 15)  # type: ignore[misc]
+            if goodbye_first:
+                await client.delete(location)
+            await viewer.close()
+            assert (await client.delete(location)).status_code == 200
+            await until(lambda: len(context.sessions) == 0 and not context.rtc.peers, 10)
+            left.append((len(os.listdir("/dev/fd")), len(asyncio.all_tasks())))
+        assert left[-1] <= left[0]
+        session = f"/v1/sessions/{(await client.post('/v1/sessions')).json()['id']}"
+        for _ in range(20):
+            assert (await client.post(f"{session}/audio", content=samples.greeting().read_bytes())).status_code == 202
+            assert (await client.post(f"{session}/interrupt")).json()["heard_ms"] < 400
+        assert (await client.delete(session)).status_code == 200
+        await until(lambda: len(asyncio.all_tasks()) <= left[0][1], 10)

@@ -145,6 +145,17 @@ async def test_the_end_of_the_session_ends_the_socket() -> None:
             assert socket.close_code == 1001
 
 
+async def test_the_end_by_request_ends_the_socket_too() -> None:
+    async with listening() as (inside, address):
+        session = await inside.session()
+        async with connect(f"{address}{session['realtime_url']}") as socket:
+            await receive(socket, "session.created")
+            await inside.http.delete(f"/v1/sessions/{session['id']}")
+            assert (await receive(socket, "emo.closed"))["reason"] == "deleted"
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+
+
 async def test_rubbish_is_answered_counted_and_at_last_shown_out() -> None:
     async with listening() as (inside, address), connect(f"{address}/v1/realtime") as socket:
         await receive(socket, "session.created")
