@@ -7,6 +7,7 @@ whenever one is asked for, never by itself. Knows nothing of networks and of aio
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,11 +72,7 @@ class PairEncoder:
         height, width = (side - side % 2 for side in size)  # a colour sample covers two by two pixels
         if height * width > MAX_PIXELS or min(height, width) < 16:
             raise NotSupportedError(f"a live picture has 16 px a side to 1280x720 in all, not {size[1]}x{size[0]}")
-        opened = Vp8Encoder if codec == "vp8" else H264Encoder
-        if opened is H264Encoder and hardware and has_nvenc():
-            self.video: VideoEncoder = H264Encoder((height, width), start_bps, max_bps, "h264_nvenc")
-        else:
-            self.video = opened((height, width), start_bps, max_bps)
+        self.video = _open_video(codec, (height, width), start_bps, max_bps, hardware)
         self.audio = OpusEncoder()
 
     def encode(
@@ -88,6 +85,15 @@ class PairEncoder:
         heard = np.concatenate([np.zeros(gap * OUTPUT_STEP_SAMPLES, np.int16), sound])
         audio = self.audio.encode(heard, (position - gap) * OUTPUT_STEP_SAMPLES)
         return EncodedPair(video, audio, bool(video.is_keyframe), time.perf_counter() - started)
+
+
+def _open_video(codec: CodecName, size: tuple[int, int], start_bps: int, max_bps: int, hardware: bool) -> VideoEncoder:
+    if codec == "vp8":
+        return Vp8Encoder(size, start_bps, max_bps)
+    if hardware and has_nvenc():
+        with contextlib.suppress(av.error.FFmpegError):  # consumer cards open a handful of encoders, no more
+            return H264Encoder(size, start_bps, max_bps, "h264_nvenc")
+    return H264Encoder(size, start_bps, max_bps)
 
 
 class H264Encoder:

@@ -127,7 +127,9 @@ class RtcPeer:
 
     async def negotiate(self, net: RtcNet, *, receive_audio: bool) -> None:
         """Make the answer and start. Whoever calls it closes the peer if it fails."""
-        connection = self._connection
+        connection, loop = self._connection, asyncio.get_running_loop()
+        opening = functools.partial(PairEncoder, self._codec, self._size, self._rate.target_bps, self._max_bitrate_bps)
+        self._encoder = await loop.run_in_executor(self._workers, opening)
         audio, video = connection.addTrack(self._audio), connection.addTrack(self._video)
         for transceiver, name in zip(connection.getTransceivers(), ("opus", self._codec), strict=True):
             # Before setRemoteDescription: aiortc ignores what is said later.
@@ -204,9 +206,8 @@ class RtcPeer:
     # tasks
 
     async def _send(self) -> None:
-        loop = asyncio.get_running_loop()
-        opening = functools.partial(PairEncoder, self._codec, self._size, self._rate.target_bps, self._max_bitrate_bps)
-        self._encoder = encoder = await loop.run_in_executor(self._workers, opening)
+        assert self._encoder is not None, "it is opened before there is an answer"
+        encoder, loop = self._encoder, asyncio.get_running_loop()
         await asyncio.gather(self._audio.wanted.wait(), self._video.wanted.wait())  # the watch limits how long
         self.connected.set()
         while True:

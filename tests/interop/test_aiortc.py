@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ from aiortc import RTCPeerConnection
 from emo_live.engine.test_pattern import beep, picture, read_index
 from emo_live.errors import BadInputError, NotReadyError, NotSupportedError
 from emo_live.transport import rtc_peer
-from emo_live.transport.webrtc import RtcHost, RtcSettings
+from emo_live.transport.webrtc import RtcHost, RtcPeer, RtcSettings
 from emo_live.types import FPS, AVPair
 from tests.interop.aiortc_player import SIZE, connected, pace, player
 
@@ -170,7 +171,7 @@ def test_twenty_connections_leave_nothing_behind() -> None:
         async def count() -> tuple[int, int, int]:
             await asyncio.sleep(0.2)
             gc.collect()
-            return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")), threading.active_count()
+            return len(asyncio.all_tasks()), len(os.listdir("/dev/fd")), threading.active_count()
 
         await once(True)
         before = await count()
@@ -181,6 +182,32 @@ def test_twenty_connections_leave_nothing_behind() -> None:
         assert after[2] <= before[2] + (os.cpu_count() or 2), "threads of the pool start as they are needed"
 
     run(main)
+
+
+def test_lost_packets_are_sent_again() -> None:
+    async def main(host: RtcHost) -> None:
+        async with connected(host) as (seen, peer):
+            lose_every(peer, 40)
+            await pace(peer, 2 * FPS, 0, noisy)
+            await asyncio.sleep(0.3)
+            assert peer.stats().keyframes <= 2, "repeated packets mend the picture, not keyframes"
+        assert len(seen.frames["video"]) > 2 * FPS - 5
+        steps = [frame.pts // 3600 for _, frame in seen.frames["video"]]
+        assert steps == sorted(set(steps))
+
+    run(main)
+
+
+def lose_every(peer: RtcPeer, nth: int) -> None:
+    """Of the video packets that leave."""
+    transport = peer._connection.getTransceivers()[0].receiver.transport.transport
+    send, counted = transport._send, itertools.count(1)
+
+    async def lossy(data: bytes) -> None:
+        if len(data) < 300 or next(counted) % nth:
+            await send(data)
+
+    transport._send = lossy  # type: ignore[method-assign]
 
 
 def test_a_client_that_says_goodbye_is_noticed_at_once() -> None:
@@ -299,6 +326,16 @@ def test_what_only_the_stack_refuses_is_bad_input_too(monkeypatch: pytest.Monkey
             with pytest.raises(BadInputError, match="what is this"):
                 await host.answer(offer, size=(SIZE, SIZE))
             monkeypatch.undo()
+            assert not host.peers
+
+    run(main)
+
+
+def test_a_size_that_cannot_be_sent_is_said_before_there_is_an_answer() -> None:
+    async def main(host: RtcHost) -> None:
+        async with player() as seen:
+            with pytest.raises(NotSupportedError, match="1920x1080"):
+                await host.answer(await seen.offer(), size=(1080, 1920))
             assert not host.peers
 
     run(main)

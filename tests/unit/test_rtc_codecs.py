@@ -10,6 +10,7 @@ import pytest
 
 from emo_live.engine.test_pattern import beep, picture, read_index
 from emo_live.errors import NotSupportedError
+from emo_live.transport import rtc_codecs
 from emo_live.transport.rtc_codecs import (
     CodecName,
     H264Encoder,
@@ -105,6 +106,13 @@ def test_odd_sizes_lose_a_row(codec: CodecName) -> None:
 def test_sizes_that_no_browser_promises(size: tuple[int, int]) -> None:
     with pytest.raises(NotSupportedError, match="16 px"):
         PairEncoder("h264", size, 800_000, 1_500_000)
+
+
+def test_a_card_that_opens_no_more_encoders_leaves_it_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for NVENC on machines that have none: the name fails to open as it does on a card that is full."""
+    monkeypatch.setattr(rtc_codecs, "has_nvenc", lambda: True)
+    assert PairEncoder("h264", (64, 64), 800_000, 1_500_000).video.name in ("libx264", "h264_nvenc")
+    assert PairEncoder("h264", (64, 64), 800_000, 1_500_000, hardware=False).video.name == "libx264"
 
 
 @pytest.mark.parametrize("codec", CODECS)
