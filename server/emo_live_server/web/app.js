@@ -122,6 +122,7 @@ function showPhase() {
     void voice.set(false);
     figures.clear();
     serverStats = {};
+    get("reduced").hidden = true;
   }
   showState();
 }
@@ -311,8 +312,8 @@ function listenToAvatar() {
     else captions.finish(utterance, what === "cleared");
   });
   on("stats", (value) => (serverStats = value));
-  on("degraded", () => say("The server is busy: the picture is simpler for the moment.", { calm: true }));
-  on("recovered", () => say(""));
+  on("degraded", ({ level }) => (get("reduced").hidden = level === 0));
+  on("recovered", ({ level }) => (get("reduced").hidden = level === 0));
   on("message", ({ text: words, retry, calm }) => {
     if (retry) body.dataset.state = "failed";
     showState();
