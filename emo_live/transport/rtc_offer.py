@@ -37,11 +37,13 @@ class _Section:
 class Offer:
     """What a client asked for, made fit for the stack.
 
-    sdp: one audio and one video section, no candidates. codecs: names of "h264" and "vp8" that the client takes.
-    sends_audio: there may be a microphone. refused: (place among the client's sections, the section that refuses it).
+    sdp: one audio and one video section, no candidates. kinds: which of them comes first. codecs: of "h264" and "vp8"
+    those that the client takes. sends_audio: there may be a microphone. refused: (place among the client's sections,
+    the section that refuses it).
     """
 
     sdp: str
+    kinds: tuple[str, ...]
     ufrag: str
     candidates: tuple[IceCandidate, ...]
     codecs: frozenset[str]
@@ -83,6 +85,7 @@ def read_offer(text: str) -> Offer:
         raise BadInputError(f"an SDP offer may have {MAX_CANDIDATES} candidates")
     offer = Offer(
         sdp=_clean(session, chosen),
+        kinds=tuple(section.kind for section in chosen),
         ufrag=ufrag,
         candidates=tuple(candidates),
         codecs=frozenset(codecs),

@@ -20,7 +20,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from aiortc import MediaStreamTrack, RTCIceCandidate, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from aiortc import (
+    MediaStreamTrack,
+    RTCIceCandidate,
+    RTCIceTransport,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
 from aiortc.stats import RTCOutboundRtpStreamStats, RTCRemoteInboundRtpStreamStats
 
 from emo_live.errors import NotReadyError, NotSupportedError
@@ -130,15 +137,19 @@ class RtcPeer:
         connection, loop = self._connection, asyncio.get_running_loop()
         opening = functools.partial(PairEncoder, self._codec, self._size, self._rate.target_bps, self._max_bitrate_bps)
         self._encoder = await loop.run_in_executor(self._workers, opening)
-        audio, video = connection.addTrack(self._audio), connection.addTrack(self._video)
-        for transceiver, name in zip(connection.getTransceivers(), ("opus", self._codec), strict=True):
+        tracks = {"audio": self._audio, "video": self._video}
+        # In the offer's order: aiortc would stop a bundle's transport if its first track were not the offer's first.
+        senders = {kind: connection.addTrack(tracks[kind]) for kind in self._offer.kinds}
+        for transceiver in connection.getTransceivers():
             # Before setRemoteDescription: aiortc ignores what is said later.
+            wanted = _PREFERENCES[self._codec if transceiver.kind == "video" else "opus"]
             offered = RTCRtpSender.getCapabilities(transceiver.kind).codecs
-            transceiver.setCodecPreferences([codec for codec in offered if codec.mimeType in _PREFERENCES[name]])
+            transceiver.setCodecPreferences([codec for codec in offered if codec.mimeType in wanted])
             transceiver.direction = "sendrecv" if receive_audio and transceiver.kind == "audio" else "sendonly"
-        rtc_internals.send_audio_packets(audio)
-        rtc_internals.send_video_packets(video, self._codec, self._need_keyframe, self._rate.receiver_estimates)
-        rtc_internals.gather_within(audio.transport.transport, net)
+        estimates = self._rate.receiver_estimates
+        rtc_internals.send_audio_packets(senders["audio"])
+        rtc_internals.send_video_packets(senders["video"], self._codec, self._need_keyframe, estimates)
+        rtc_internals.gather_within(self._transport, net)
         connection.on("connectionstatechange", self._state_changed)
         if receive_audio and self._offer.sends_audio:
             connection.on("track", self._heard)
@@ -146,8 +157,9 @@ class RtcPeer:
             self._microphone.end()
         await connection.setRemoteDescription(RTCSessionDescription(self._offer.sdp, "offer"))
         await connection.setLocalDescription()
-        if not audio.transport.transport.iceGatherer.getLocalCandidates():
-            raise NotReadyError("no TURN server gave a relay address: emo-live doctor tells why")
+        if not self._transport.iceGatherer.getLocalCandidates():
+            what = "no TURN server gave a relay address" if net.relay_only else "no network address can be used"
+            raise NotReadyError(f"{what}: emo-live doctor tells why")
         self.answer_sdp = self._offer.finish(connection.localDescription.sdp)
         await self._add(self._offer.candidates)
         self._spawn(self._send(), "send")
@@ -165,13 +177,12 @@ class RtcPeer:
         """What cannot be used is ignored (RFC 8838, section 9). The end of candidates is never told to aioice:
         it would give up at once where all of them are names that it cannot resolve, though the client's own checks
         are on their way and show its address."""
-        transport = self._connection.getTransceivers()[0].receiver.transport.transport
         for candidate in candidates:
             self._candidates += 1
             theirs = candidate.ufrag in (None, self._offer.ufrag)
             if not candidate.usable or not theirs or self._candidates > MAX_CANDIDATES:
                 continue
-            adding = transport.addRemoteCandidate(_for_aiortc(candidate))
+            adding = self._transport.addRemoteCandidate(_for_aiortc(candidate))
             if candidate.address.endswith(".local"):
                 self._spawn(_resolving(adding), "resolve")
             else:
@@ -253,6 +264,11 @@ class RtcPeer:
                 self._rate.receiver_lost(self._figures.loss)
             if self._figures.silent_s(time.monotonic()) > SILENCE_S:
                 self._end("the client vanished")
+
+    @property
+    def _transport(self) -> RTCIceTransport:
+        """The one that audio and video share."""
+        return self._connection.getTransceivers()[0].receiver.transport.transport
 
     # callbacks
 

@@ -88,15 +88,19 @@ class Player:
 
 @contextlib.asynccontextmanager
 async def player(
-    *, microphone: bool = False, net: RtcNet = NET, ice_servers: list[RTCIceServer] | None = None
+    *,
+    microphone: bool = False,
+    net: RtcNet = NET,
+    ice_servers: list[RTCIceServer] | None = None,
+    kinds: tuple[str, str] = ("audio", "video"),
 ) -> AsyncIterator[Player]:
     configuration = RTCConfiguration(ice_servers or [], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
     made = Player(RTCPeerConnection(configuration))
-    if microphone:
-        made.connection.addTrack(ToneTrack())
-    else:
-        made.connection.addTransceiver("audio", direction="recvonly")
-    made.connection.addTransceiver("video", direction="recvonly")
+    for kind in kinds:
+        if kind == "audio" and microphone:
+            made.connection.addTrack(ToneTrack())
+        else:
+            made.connection.addTransceiver(kind, direction="recvonly")
     made.connection.on("track", made.keep)
     rtc_internals.gather_within(made.connection.getTransceivers()[0].receiver.transport.transport, net)
     try:

@@ -258,6 +258,30 @@ def trickled(offer: str) -> tuple[str, list[str]]:
     return "\r\n".join(line for line in lines if not line.startswith(("a=candidate", "a=end-of"))), late
 
 
+def test_video_may_be_offered_first() -> None:
+    async def main(host: RtcHost) -> None:
+        async with player(kinds=("video", "audio")) as seen:
+            peer = await host.answer(await seen.offer(), size=(SIZE, SIZE))
+            assert peer.answer_sdp.index("m=video") < peer.answer_sdp.index("m=audio")
+            await seen.accept(peer.answer_sdp)
+            async with asyncio.timeout(5):
+                await peer.connected.wait()
+            await pace(peer, 10)
+        assert min(map(len, seen.frames.values())) > 5
+
+    run(main)
+
+
+def test_a_data_channel_is_refused_and_the_rest_goes_on() -> None:
+    async def main(host: RtcHost) -> None:
+        async with player() as seen:
+            seen.connection.createDataChannel("chat")
+            peer = await host.answer(await seen.offer(), size=(SIZE, SIZE))
+            assert "m=application 0 " in peer.answer_sdp
+
+    run(main)
+
+
 def test_candidates_may_come_late() -> None:
     async def main(host: RtcHost) -> None:
         async with player() as seen:
