@@ -18,8 +18,8 @@ from emo_live.avatar import Avatar
 from emo_live.engine.live import factory_of
 from emo_live.engine.pool import EnginePool
 from emo_live.engine.window import Controls
-from emo_live.errors import NotSupportedError
-from emo_live_server import problems
+from emo_live.errors import EmoLiveError, NotSupportedError
+from emo_live_server import logs, problems
 from emo_live_server.auth import Authenticator
 from emo_live_server.avatars import Avatars
 from emo_live_server.context import Context, Rtc
@@ -32,6 +32,7 @@ from emo_live_server.sessions import OpenSession, Sessions, Wish
 from emo_live_server.settings import Settings, load
 from emo_live_server.voices import Voices
 
+_log = logs.get(__name__)
 WEB = Path(__file__).parent / "web"
 
 
@@ -114,6 +115,17 @@ async def _warm_up(
     context.sessions.pool = pool
     if context.rtc is None:
         context.rtc = await stack.enter_async_context(_rtc_host(settings))
+    if open_session is None and context.voices:
+        await _warm_voice(speaker)
+
+
+async def _warm_voice(speaker: HibariSpeaker) -> None:
+    """The first text loads the voice, which takes a second."""
+    try:
+        async for _ in speaker.speak("Hello.", None):
+            pass
+    except EmoLiveError as error:  # a face without a voice is still a face
+        _log.warning("the voice does not work", error=type(error).__name__)
 
 
 def _opener(settings: Settings, pool: Any) -> OpenSession:

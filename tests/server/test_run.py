@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from fake_parts import FakePool, FakeRtc, FakeSession, until
 from fakes import bundled_avatar
 
@@ -21,6 +26,8 @@ from emo_live.errors import BadInputError
 from emo_live_server.app import create_app
 from emo_live_server.run import Server, serve
 from emo_live_server.settings import load
+
+DAY = datetime.timedelta(days=1)
 
 
 def fake_app(**given: Any) -> Any:
@@ -162,3 +169,35 @@ def test_the_protocol_of_the_socket_does_no_io() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "fastapi" not in run.stdout
     assert "websockets" not in run.stdout
+
+
+async def test_https(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    app = fake_app(tls_certificate=certificate, tls_key=key)
+    addresses: list[str] = []
+    server = Server(app, app.state.context.settings, addresses.append)
+    task = asyncio.create_task(server.serve())
+    await until(lambda: addresses)
+    assert addresses[0].startswith("https://localhost:")
+    trust = ssl.create_default_context(cafile=certificate)
+    async with httpx.AsyncClient(base_url=addresses[0], verify=trust) as client:
+        reply = await client.get("/healthz")
+        assert reply.headers["strict-transport-security"].startswith("max-age=")
+    server.should_exit = True
+    await task
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + DAY)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .add_extension(x509.BasicConstraints(True, 0), True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(key.private_bytes(*plain))
+    return folder / "cert.pem", folder / "key.pem"
