@@ -53,6 +53,39 @@ def browser(
     show(report.as_dict(), as_json=as_json)
 
 
+@app.command("rtc")
+def rtc(
+    seconds: Annotated[float, typer.Option(help="Video that each encoder is given, in seconds.", min=2.0)] = 10.0,
+    size: Annotated[int, typer.Option(help="Side of the picture in px.", min=64, max=896)] = 512,
+    as_json: Json = False,
+) -> None:
+    """Measure what encoding a picture for WebRTC costs, with our encoders and with aiortc's own."""
+    try:
+        from emo_live.transport.rtc_bench import measure
+    except ModuleNotFoundError:
+        raise NotSupportedError('this needs the server: pip install "emo-live[server]"') from None
+    with reporting(quiet=as_json) as progress:
+        report = measure(seconds=seconds, size=size, progress=progress)
+    show(report.as_dict(), as_json=as_json)
+
+
+@app.command("live")
+def live(
+    turns: Annotated[int, typer.Option(help="Utterances and interrupts of each kind.", min=1)] = 10,
+    size: Annotated[int, typer.Option(help="Side of the picture in px: 256 or 512.")] = 512,
+    threads: Annotated[int | None, typer.Option(help="Inference threads.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a live session: first frames, interrupts, even pace, CPU and memory, and a dead engine's replacement."""
+    import asyncio
+
+    from emo_live.bench_live import measure
+
+    with reporting(quiet=as_json) as progress:
+        report = asyncio.run(measure(turns=turns, size=size, threads=threads, progress=progress))
+    show(report.as_dict(), as_json=as_json)
+
+
 def show(report: Mapping[str, Any], *, as_json: bool) -> None:
     """One JSON object, or tables."""
     if as_json:

@@ -88,8 +88,9 @@ class EnginePool:
         if max_sessions is not None and max_sessions < 1:
             raise BadInputError(f"max_sessions must be 1 or more, not {max_sessions}")
         self._factory = factory_of(engine)
-        # More than two gain nothing on a model of this size; a container's quota may leave less.
-        self._threads = threads or max(1, min(2, int(hardware.cpu().usable_cores)))
+        # A core is left to media. More than two gain nothing on a model of this size, and on cores that are busy with
+        # other things two threads are slower than one: they wait for each other after every layer.
+        self._threads = threads or max(1, min(2, int(hardware.cpu().usable_cores) - 1))
         self._max_sessions = max_sessions
         self._names = itertools.count()
         self._lanes: dict[int, PoolLane] = {}

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from emo_live import hardware
 from emo_live.engine import channel
 from emo_live.engine.live import EngineFactory, LiveSpec
 from emo_live.engine.ring import BEAT_BYTES, beat_of, new_memory
@@ -74,12 +75,7 @@ class EngineProcess:
 
     def cpu_s(self) -> float | None:
         """Seconds of CPU that it has used; None where the system does not tell."""
-        try:
-            with open(f"/proc/{self.pid}/stat") as file:
-                fields = file.read().rsplit(")", 1)[1].split()
-        except (OSError, IndexError):
-            return None
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return hardware.process_cpu_s(self.pid)
 
     @property
     def pid(self) -> int:

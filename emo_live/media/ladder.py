@@ -20,9 +20,10 @@ RUNGS = {
 }
 _WATCHED_TICKS = 2 * FPS
 _LATE_TICKS = 8  # of those watched: a sixth of the time there was no new picture
+_FIRST_GRACE_TICKS = 10 * FPS  # models are still being compiled beside the first frames
 _GRACE_TICKS = 2 * FPS  # after a change, until its effect is seen
-_UP_TICKS = 10 * FPS  # without a late one; doubled whenever going up was too early
-_MAX_UP_TICKS = 160 * FPS
+_UP_TICKS = 5 * FPS  # without a late one; doubled whenever going up was too early
+_MAX_UP_TICKS = 80 * FPS
 _FORGIVEN_TICKS = 60 * FPS  # after so long at the top without a late one, the next way up is quick again
 
 
@@ -33,7 +34,7 @@ class Ladder:
         self._rungs = [0, *sorted({*usable, HELD})]
         self.level = 0
         self._late: deque[bool] = deque(maxlen=_WATCHED_TICKS)
-        self._grace = _GRACE_TICKS
+        self._grace = _FIRST_GRACE_TICKS
         self._good = 0  # ticks since the last late one, or the last change
         self._up_after = _UP_TICKS
         self._went_up = False  # the last change was up
