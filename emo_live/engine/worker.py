@@ -217,7 +217,9 @@ def _portable(error: BaseException) -> tuple[bool, str]:
 
 def main(control: int, wake: int, out: int, beat: int) -> None:
     """Runs in the engine process; arguments are file descriptors."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the media process decides
+    # Ctrl-C, and what service managers send, go to every process of a service; the media process decides.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     code = 1
     try:
         Worker(socket.socket(fileno=control), wake, socket.socket(fileno=out), beat_of(beat)).run()
