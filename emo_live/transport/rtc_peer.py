@@ -43,6 +43,7 @@ from emo_live.types import AudioChunk, AVPair
 CONNECT_S, CLOSE_S, WATCH_S = 30.0, 5.0, 1.0
 SILENCE_S = 15.0  # receivers report at least every few seconds (RFC 3550, section 6.2); ICE takes 30 s to notice
 QUEUE = 3  # pairs: a picture that is 120 ms late is of no use
+KEYFRAME_STEPS = 8  # between two keyframes that are asked for, at least; libwebrtc too waits 300 ms
 MAX_GAP = 25  # steps that are filled with silence; a wider hole means another stream
 _PREFERENCES = {"h264": ("video/H264", "video/rtx"), "vp8": ("video/VP8", "video/rtx"), "opus": ("audio/opus",)}
 
@@ -106,7 +107,7 @@ class RtcPeer:
         self._queue: deque[AVPair] = deque()
         self._queued = asyncio.Event()
         self._position, self._index = -1, 0  # of the newest pair that was sent
-        self._keyframe_wanted = True
+        self._keyframe_wanted, self._keyframe_at = True, -KEYFRAME_STEPS
         self._candidates = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -225,7 +226,7 @@ class RtcPeer:
             pair = await self._next()
             gap = self._gap_before(pair)
             self._position, self._index = self._position + gap + 1, pair.index
-            keyframe, self._keyframe_wanted = self._keyframe_wanted, False
+            keyframe = self._keyframe_due()
             encoder.video.follow(self._rate.target_bps)
             job = functools.partial(encoder.encode, pair.video, pair.audio, self._position, gap=gap, keyframe=keyframe)
             self._hand_over(await loop.run_in_executor(self._workers, job), loop.time())
@@ -235,6 +236,13 @@ class RtcPeer:
             self._queued.clear()
             await self._queued.wait()
         return self._queue.popleft()
+
+    def _keyframe_due(self) -> bool:
+        """Asking for keyframes all the time must not get them: they cost ten times an ordinary picture."""
+        due = self._keyframe_wanted and self._position - self._keyframe_at >= KEYFRAME_STEPS
+        if due:
+            self._keyframe_wanted, self._keyframe_at = False, self._position
+        return due
 
     def _gap_before(self, pair: AVPair) -> int:
         """Steps that are missing before a pair: dropped here, or never given."""

@@ -78,6 +78,10 @@ def test_bitrate_changes_without_a_keyframe_and_keyframes_come_when_asked_for() 
             await receiver._send_rtcp_pli(source.source)
             await pace(peer, 10, peer.stats().pairs_sent, noisy)
             assert peer.stats().keyframes == 2
+            for _ in range(20):
+                await receiver._send_rtcp_pli(source.source)
+                await pace(peer, 1, peer.stats().pairs_sent, noisy)
+            assert peer.stats().keyframes in (4, 5), "not one for every request"
             assert peer.stats().pairs_dropped == 0
 
     run(main)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from emo_live.cli import diagnosis
 from emo_live.transport import rtc_check
 from emo_live.transport.rtc_check import Finding, Probe, check_network, reach_of
 from emo_live.transport.rtc_net import IceServer, RtcNet
@@ -101,3 +102,22 @@ def test_a_container_is_recognised(tmp_path: Path) -> None:
     assert not rtc_check._in_container(tmp_path)
     (tmp_path / ".dockerenv").touch()
     assert rtc_check._in_container(tmp_path)
+
+
+def test_doctor_looks_with_the_servers_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMO_LIVE_UDP_PORTS", "[47200, 47219]")
+    found = {check.name: check for check in diagnosis._live()}
+    assert found["live encoders"].detail.startswith("h264, vp8")
+    assert "47200" in found["live: UDP ports"].detail
+    assert "broken" not in {check.state for check in found.values()}, "rendering files does not depend on it"
+
+
+def test_doctor_says_which_setting_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMO_LIVE_RELAY_ONLY", "true")
+    (wrong,) = [check for check in diagnosis._live() if check.name == "settings"]
+    assert (wrong.state, "TURN" in wrong.detail) == ("optional", True)
+
+
+def test_doctor_says_nothing_about_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis.importlib.util, "find_spec", lambda name: None)
+    assert diagnosis._live() == []
