@@ -144,6 +144,10 @@ class AvatarSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As leaving `async with`: closes sinks, wakes whoever waits, frees everything. May be called twice."""
         await self._stop("closed")
 
     # -- speech ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -126,7 +126,7 @@ class WindowEngine:
         self, backend: Backend, avatar: Prepared, spec: LiveSpec, long_are_warm: Callable[[], bool] = lambda: True
     ) -> None:
         self._size = spec.size
-        self._settings = spec.settings
+        self._settings = replace(spec.settings, small=False, sparse=False)
         self._long_are_warm = long_are_warm
         self._window = RollingWindow(
             backend,
@@ -140,6 +140,7 @@ class WindowEngine:
         self.shape = self._window.shape
         self.finish, self.cancel, self.rewind = self._window.finish, self._window.cancel, self._window.rewind
         self.frames = self._window.frames
+        self.adjust(spec.settings)
 
     def push(self, pcm: Float32) -> None:
         self._window.policy = (
