@@ -7,6 +7,7 @@ import signal
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,3 +112,20 @@ def test_a_page_without_its_server_says_so(browser: Any, server: Server) -> None
         viewer.page.click("#start")
         viewer.await_notice("The server does not answer")
         assert viewer.page.is_visible("#retry")
+
+
+def test_a_protected_server_wants_a_token_and_takes_it_from_the_address(browser: Any, tmp_path: Path) -> None:
+    key, config, port = "a-key-for-this-test", tmp_path / "server.toml", free_port()
+    config.write_text(f'api_keys = ["{key}"]\n')
+    options = ("--port", str(port), "--engine", "pattern", "--size", "256", "--quiet", "--config", str(config))
+    with running("emo_live", "serve", *options, port=port, ready="/readyz") as server:
+        with closing(browser.new_context()) as context:
+            stranger = Viewer(context.new_page(), server.url)
+            stranger.page.goto(f"{server.url}/")
+            stranger.await_notice("access token")
+        with closing(browser.new_context()) as context:
+            viewer = Viewer(context.new_page(), server.url)
+            viewer.page.goto(f"{server.url}/#token={key}")
+            viewer.page.wait_for_selector("#start:enabled")
+            assert key not in viewer.page.url
+            viewer.start()

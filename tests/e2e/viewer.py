@@ -110,12 +110,14 @@ class Viewer:
         """(64, 64) grey of what is shown."""
         return np.asarray(self.page.evaluate("senses.picture()"), np.float32).reshape(64, 64)
 
-    def pictures(self, count: int) -> list[Float32]:
-        shown = []
-        for _ in range(count):
-            shown.append(self.picture())
+    def await_movement(self) -> None:
+        """Until the picture differs somewhere from what it was. A starved machine holds the face for a while."""
+        before = self.picture()
+        for _ in range(PATIENCE_MS // 120):
             self.page.wait_for_timeout(120)
-        return shown
+            if np.abs(self.picture() - before).max() > 2:
+                return
+        raise AssertionError("the picture stands still")
 
     @property
     def notice(self) -> str:

@@ -312,6 +312,7 @@ function listenToAvatar() {
     else captions.finish(utterance, what === "cleared");
   });
   on("stats", (value) => (serverStats = value));
+  on("muted", () => say("The browser plays no sound before you ask for it: press the sound button.", { calm: true }));
   on("degraded", ({ level }) => (get("reduced").hidden = level === 0));
   on("recovered", ({ level }) => (get("reduced").hidden = level === 0));
   on("message", ({ text: words, retry, calm }) => {
