@@ -134,6 +134,11 @@ class Live:
         """Somebody is connected."""
         return bool(self.peers) or self.sockets > 0
 
+    @property
+    def left_alone(self) -> bool:
+        """Nobody is connected, and nothing is being said either."""
+        return not self.in_use and self.session.state != "speaking"
+
     def touch(self) -> None:
         """Somebody asked for something: the idle time begins anew."""
         self.used_s = time.monotonic()

@@ -26,6 +26,7 @@ from emo_live_server.voices import Voices
 
 _LOOK_EVERY_S = 1.0
 _REMEMBERED = 4096
+_ALONE_S = 5.0  # after this a session that nobody uses gives way to one that somebody wants
 _log = logs.get(__name__)
 
 
@@ -78,19 +79,33 @@ class Sessions:
 
     # who gets one
 
-    def admit(self) -> None:
-        """Raises Problem 503 if a session asked for now would not be given."""
-        if self.draining:
-            raise Problem.retry(503, "this server is about to stop", reason="draining", after_s=30)
+    def _lack(self) -> str | None:
+        """Why there is no place; None if there is one."""
         limit = self._settings.max_sessions
         if limit is not None and len(self._live) + self._opening >= limit:
-            raise self._full(f"all {limit} places are taken")
+            return f"all {limit} places are taken"
         if self.pool is not None and self.pool.free() <= 0:
-            raise self._full("this machine animates as many faces as it can")
+            return "this machine animates as many faces as it can"
+        return None
+
+    async def admit(self) -> None:
+        """Raises Problem 503 if a session asked for now would not be given.
+
+        Sessions that only wait for somebody to come back give way: of a browser that crashed, say.
+        """
+        if self.draining:
+            raise Problem.retry(503, "this server is about to stop", reason="draining", after_s=30)
+        for live in sorted(self._live.values(), key=lambda live: live.used_s):
+            if self._lack() is None:
+                return
+            if live.left_alone and time.monotonic() - live.used_s > _ALONE_S:
+                await self.end(live.id, "gave_way")
+        if (lack := self._lack()) is not None:
+            raise self._full(lack)
 
     async def begin(self, avatar: Avatar, name: str, wish: Wish, *, owner: str, viewer: bool = False) -> Live:
         """A warm session that shows its first picture at once. Raises Problem 503 when full; EmoLiveError."""
-        self.admit()
+        await self.admit()
         self._opening += 1
         try:
             voices = Voices(self.speaker)
@@ -103,7 +118,7 @@ class Sessions:
             self._fewer.set()
         if self.draining:
             await session.__aexit__(None, None, None)
-            self.admit()
+            await self.admit()
         live = Live(
             session, voices, avatar=name, size=wish.size or self._settings.size, owner=owner, viewer=viewer,
             settings=self._settings, metrics=self._metrics, on_end=self._ends,
@@ -157,7 +172,7 @@ class Sessions:
             await asyncio.sleep(_LOOK_EVERY_S)
             now_s = time.monotonic()
             for live in list(self._live.values()):
-                if live.in_use or live.session.state == "speaking":
+                if not live.left_alone:
                     live.touch()
                 if now_s - live.used_s > self._settings.session_idle_s:
                     await self.end(live.id, "idle")

@@ -67,6 +67,23 @@ async def test_full_and_draining() -> None:
         assert (await server.http.get("/healthz")).status_code == 200
 
 
+async def test_sessions_that_nobody_uses_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emo_live_server.sessions._ALONE_S", 0.05)
+    async with running(max_sessions=1) as server:
+        await server.session()
+        assert (await server.http.post("/v1/sessions")).status_code == 503, "it was asked for just now"
+        await asyncio.sleep(0.06)
+        second = await server.session()
+        assert server.sessions[0].closed
+        await connect(server, second)
+        await asyncio.sleep(0.06)
+        assert (await server.http.post("/v1/sessions")).status_code == 503, "somebody is looking"
+        await server.rtc.peers[0].close()
+        await asyncio.sleep(0.06)
+        await server.session()
+        assert server.count("sessions_closed_total", reason="gave_way") == 2
+
+
 async def test_draining_waits_for_sessions_and_then_ends_them() -> None:
     async with running(drain_s=0.1) as server:
         await server.session()

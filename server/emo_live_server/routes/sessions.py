@@ -65,7 +65,7 @@ async def begin(shared: Context, caller: Principal, wish: NewSession, *, viewer:
     if wish.size is not None and wish.size not in SIZES:
         raise Problem(422, f"size: possible are {' and '.join(map(str, SIZES))}", reason="bad_input")
     name = shared.avatars.check(wish.avatar)
-    shared.sessions.admit()
+    await shared.sessions.admit()
     shared.check_ready()
     avatar = await shared.avatars.get(name)
     live = await shared.sessions.begin(

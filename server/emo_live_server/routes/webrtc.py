@@ -39,7 +39,7 @@ async def whep(avatar: str, request: Request, shared: Shared, caller: Viewer) ->
     """A session of one's own to look at."""
     offer = await _sdp(request, SDP, shared.settings.max_sdp_bytes)
     shared.avatars.check(avatar)
-    shared.sessions.admit()
+    await shared.sessions.admit()
     shared.check_ready()
     peer = await _answer(shared, offer, shared.settings.size, receive_audio=False)
     try:
