@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -51,7 +52,9 @@ def command(
         max_sessions=max_sessions,
         greet=greet,
     )
-    logs.configure("warning" if quiet else settings.log_level)
+    # Whoever starts it by hand wants to see the address, not every request.
+    usual = "warning" if quiet or sys.stderr.isatty() else "info"
+    logs.configure(settings.log_level or usual)
     app = create_app(settings)
 
     def started(address: str) -> None:

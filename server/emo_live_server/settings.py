@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     max_bitrate_bps: int = Field(1_500_000, ge=100_000)
     prefer_codec: Literal["h264", "vp8"] = "h264"
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
 
     @field_validator("allowed_hosts", "cors_origins", "forwarded_allow_ips", mode="before")
     @classmethod

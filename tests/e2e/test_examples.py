@@ -24,7 +24,7 @@ def run(example: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_every_example_has_a_test() -> None:
     names = {path.name for path in (ROOT / "examples").glob("*.py")}
-    live = {"live_session.py", "your_own_voice.py", "several_sessions.py"}
+    live = {"live_session.py", "your_own_voice.py", "several_sessions.py", "over_websocket.py"}
     assert names == {"render_file.py", "progress_and_cancel.py", *live}
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from fake_parts import until
-from fakes import bundled_avatar
+from fakes import bundled_avatar, syllables, write_wav
 
 from emo_live import samples
 from emo_live.engine.test_pattern import read_index
@@ -127,3 +130,18 @@ async def test_viewers_and_interrupts_leave_nothing_behind() -> None:
             assert (await client.post(f"{session}/interrupt")).json()["heard_ms"] < 400
         assert (await client.delete(session)).status_code == 200
         await until(lambda: len(asyncio.all_tasks()) <= left[0][1], 10)
+
+
+async def test_the_example_of_the_websocket(repository: Path, tmp_path: Path) -> None:
+    speech = write_wav(tmp_path / "speech.wav", syllables(1.0, 22_050), 22_050)
+    async with serving() as (client, _):
+        address = str(client.base_url).rstrip("/").replace("http", "ws")
+        script = str(repository / "examples/over_websocket.py")
+        example = await asyncio.create_subprocess_exec(
+            sys.executable, script, str(speech), address, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        said = (await example.communicate())[0].decode()
+    assert example.returncode == 0, said
+    assert "watch it at /v1/sessions/" in said
+    assert "output_audio_buffer.started" in said
+    assert "'audio_end_ms': 1" in said, "about a second of it was heard"
