@@ -325,7 +325,7 @@ function listenToAvatar() {
     const seen = live.phase === "live" ? await stats.sample() : null;
     if (!seen) return;
     figures.show(seen, serverStats, live.firstFrameMs);
-    live.tellRate(seen.kbps);
+    if (seen.kbps !== null) live.tellRate(seen.kbps);
   }, FIGURES_MS);
 }
 

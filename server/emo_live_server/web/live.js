@@ -233,11 +233,18 @@ export class Live extends EventTarget {
     if (event.type === "emo.state") {
       this.speaking = event.state === "speaking";
       this.#tell("state", event.state);
-    } else if (event.type === "emo.closed") void this.#reconnect(run);
+    } else if (event.type === "emo.closed") this.#closed(run, event.reason);
     else if (event.type === "emo.stats") this.#tell("stats", event.stats);
     else if (space === "emo") this.#tell(name, event);
     else if (space === "output_audio_buffer") this.#tell("speech", { what: name, utterance: event.utterance });
     else if (event.type === "error") this.#tell("message", { text: event.error?.message ?? "The server reports an error." });
+  }
+
+  /** @param {number} run @param {string} reason */
+  #closed(run, reason) {
+    if (reason !== "too_long") return void this.#reconnect(run);
+    this.stop();
+    this.#tell("message", { text: "The time that this server gives to a session is over.", retry: true });
   }
 
   /** @param {MediaStreamTrack | null} track sent until another one is given */

@@ -10,8 +10,8 @@
  * @property {number | null} videoBufferMs
  * @property {number | null} audioBufferMs
  * @property {number | null} networkToGlassMs from the arrival of a picture's last packet to its display, median
- * @property {number} fps
- * @property {number} kbps
+ * @property {number | null} fps
+ * @property {number | null} kbps
  * @property {string} codec
  * @property {number} freezes since the connection was made
  * @property {number} freezeS
@@ -73,8 +73,8 @@ export class BrowserStats {
       videoBufferMs: buffered(gained, "video"),
       audioBufferMs: audio ? buffered(gained, "audio") : null,
       networkToGlassMs: median(this.toGlass.splice(0)),
-      fps: seconds ? gained("video", "framesDecoded") / seconds : 0,
-      kbps: seconds ? ((gained("video", "bytesReceived") + gained("audio", "bytesReceived")) * 8) / 1000 / seconds : 0,
+      fps: seconds ? gained("video", "framesDecoded") / seconds : null,
+      kbps: seconds ? ((gained("video", "bytesReceived") + gained("audio", "bytesReceived")) * 8) / 1000 / seconds : null,
       codec: String(report.get(video.codecId)?.mimeType ?? "").replace("video/", ""),
       freezes: video.freezeCount ?? 0,
       freezeS: video.totalFreezesDuration ?? 0,
