@@ -208,6 +208,8 @@ class RealtimeProtocol:
         text, voice = message.get("text"), message.get("voice")
         if not isinstance(text, str) or not text.strip():
             raise _Refused("invalid_value", "emo.say needs a text", "text")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise _Refused("invalid_value", "the text holds half a character (a lone surrogate)", "text")
         if len(text) > self._max_text_chars:
             raise _Refused("invalid_value", f"a text may have {self._max_text_chars} characters", "text")
         if voice is not None and not isinstance(voice, str):
@@ -283,7 +285,7 @@ class RealtimeProtocol:
 
     def _say(self, kind: str, **content: Any) -> str:
         message = {"type": kind, "event_id": f"event_{next(self._numbers)}", **content}
-        return json.dumps(message, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(message, separators=(",", ":"))  # ASCII: what a client sent may hold half a character
 
 
 _HANDLERS: dict[str, Callable[[RealtimeProtocol, dict[str, Any]], Received]] = {

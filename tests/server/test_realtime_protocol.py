@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from emo_live.events import (
     UtteranceFinished,
     UtteranceStarted,
 )
+from emo_live.transport import realtime
 from emo_live.transport.realtime import (
     MAX_MESSAGE_BYTES,
     Control,
@@ -202,6 +204,7 @@ BAD: list[tuple[Any, str, str | None]] = [
     ({"type": "emo.say", "text": "  "}, "invalid_value", "text"),
     ({"type": "emo.say", "text": "x" * 21}, "invalid_value", "text"),
     ({"type": "emo.say", "text": "x", "voice": 1}, "invalid_value", "voice"),
+    ('{"type": "emo.say", "text": "\\ud800"}', "invalid_value", "text"),
     ({"type": "emo.control", "motion": -1}, "invalid_value", "motion"),
     ({"type": "emo.control", "motion": True}, "invalid_value", "motion"),
     ('{"type": "emo.control", "speed": NaN}', "invalid_value", "speed"),
@@ -275,3 +278,23 @@ def test_names_of_utterances_do_not_pile_up(protocol: RealtimeProtocol) -> None:
     for number in range(1000):
         protocol.bind(f"u{number}", f"item_{number}")
     assert len(protocol._items) <= 64
+
+
+def test_nothing_that_is_sent_raises() -> None:
+    """Every known message with every field missing or of any kind, in any order."""
+    rng = random.Random(7)
+    kinds = [*realtime._HANDLERS, "error", "response.created", "emo.fly", "", None, 3]
+    values: list[Any] = [None, True, -1, 1e400, "x", AUDIO, "%%", [], [{}], {}, {"format": {}}, "\ud800", "0" * 5000]
+    values += [{"input": {"format": {"type": "audio/pcm", "rate": value}}} for value in (None, 0, "1", 16_000, 48_000)]
+    fields = ["audio", "delta", "item_id", "response_id", "event_id", "session", "text", "voice", "speed", "motion"]
+    for _ in range(30):
+        protocol = RealtimeProtocol({"avatar": "a", "size": 512})
+        for _ in range(200):
+            message: dict[str, Any] = {name: rng.choice(values) for name in fields if rng.random() < 0.4}
+            if isinstance(message.get("session"), dict):
+                message["session"] = {name: rng.choice(values) for name in ("audio", "avatar", "fps", "speed")}
+            message["type"] = rng.choice(kinds)
+            received = protocol.receive(rng.choice([json.dumps(message), rng.randbytes(rng.randrange(9))]))
+            for reply in received.replies:
+                assert json.loads(reply)["type"]
+                assert reply.isascii(), "whatever a client sent, it can be sent back"
