@@ -39,6 +39,9 @@ INSTALL_AV = 'pip install --force-reinstall --only-binary :all: "av"'
 _STEP_TIME_BASE = Fraction(1, FPS)
 _AUDIO_BPS = 40_000  # of mono speech; at this rate Opus still repeats itself for lost packets (RFC 6716, 2.1.7)
 _NO_KEYFRAMES = 1 << 30
+# Finer than this nobody sees (39 dB or more of a portrait at 512 px), but a constant bitrate would be used up all the
+# same: a third of the bits do, and a quarter of the time is saved.
+_H264_QMIN, _VP8_QMIN = 20, 12
 _BT601 = 6  # H.273 number of SMPTE 170M, the BT.601 matrix of 525 lines
 
 
@@ -105,7 +108,7 @@ class H264Encoder:
         # x264 changes the bitrate of an open stream only if that began as a constant one, and never above where it
         # began: open at the ceiling, then go down to the start before the first picture.
         self._context = _context(name, size, max_bps)
-        self._context.gop_size = _NO_KEYFRAMES
+        self._context.gop_size, self._context.qmin = _NO_KEYFRAMES, _H264_QMIN
         self._context.options = {**_H264_OPTIONS[name], "maxrate": str(max_bps), "bufsize": str(max_bps // 4)}
         self._context.profile = "Baseline" if name == "libx264" else "baseline"
         self._context.open()
@@ -143,7 +146,7 @@ class Vp8Encoder:
     def _open(self, bps: int) -> VideoCodecContext:
         context = _context("libvpx", self._size, bps)
         context.gop_size = _NO_KEYFRAMES
-        context.qmin, context.qmax = 2, 56
+        context.qmin, context.qmax = _VP8_QMIN, 56
         context.options = {**_VP8_OPTIONS, "minrate": str(bps), "maxrate": str(bps), "bufsize": str(bps)}
         context.open()
         return context
@@ -200,7 +203,7 @@ class _Pictures:
 
 _H264_OPTIONS: dict[str, dict[str, str]] = {
     "libx264": {
-        "preset": "veryfast",
+        "preset": "superfast",  # against veryfast half the time, for 0.3 dB at equal bits
         "tune": "zerolatency",
         "sc_threshold": "0",
         "threads": "1",

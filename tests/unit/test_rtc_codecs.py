@@ -29,7 +29,7 @@ def noise(count: int, size: int = 128) -> list[UInt8]:
     """Pictures that take every bit they can get."""
     random = np.random.default_rng(0)
     still = random.integers(0, 255, (size, size, 3))
-    return [np.clip(still + random.normal(0, 12, still.shape), 0, 255).astype(np.uint8) for _ in range(count)]
+    return [np.clip(still + random.normal(0, 40, still.shape), 0, 255).astype(np.uint8) for _ in range(count)]
 
 
 def decoder(codec: CodecName) -> Any:
