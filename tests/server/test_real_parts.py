@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from fake_parts import until
 from fakes import bundled_avatar, syllables, write_wav
+from websockets.asyncio.client import connect
 
 from emo_live import samples
 from emo_live.engine.test_pattern import read_index
@@ -145,3 +148,18 @@ async def test_the_example_of_the_websocket(repository: Path, tmp_path: Path) ->
     assert "watch it at /v1/sessions/" in said
     assert "output_audio_buffer.started" in said
     assert "'audio_end_ms': 1" in said, "about a second of it was heard"
+
+
+async def test_long_speech_at_once_keeps_its_name() -> None:
+    """Longer than what may wait in the session: it begins, and is called by its name, before all of it has a place."""
+    delta = base64.b64encode(np.zeros(15 * 24_000, "<i2").tobytes()).decode()
+    async with serving() as (client, _):
+        address = str(client.base_url).rstrip("/").replace("http", "ws")
+        async with connect(f"{address}/v1/realtime") as socket:
+            await socket.send(json.dumps({"type": "response.output_audio.delta", "item_id": "item_1", "delta": delta}))
+            async with asyncio.timeout(8):
+                async for text in socket:
+                    message = json.loads(text)
+                    if message["type"] == "output_audio_buffer.started":
+                        assert message["item_id"] == "item_1"
+                        break
