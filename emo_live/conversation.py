@@ -29,6 +29,7 @@ from emo_live.events import (
     UtteranceFinished,
     UtteranceStarted,
 )
+from emo_live.media.image import mixed
 from emo_live.media.ladder import HELD, RUNGS, Ladder
 from emo_live.media.playout import Playout
 from emo_live.types import STEP_S, AVPair, Int16, UInt8
@@ -40,6 +41,7 @@ PATIENT_STEPS = 2 * max(LENGTHS)  # of speech that waits: enough for long window
 STALL_S = 0.2  # without new sound an unfinished utterance counts as a pause
 _QUIET_TICKS = 10  # of idle pairs within an utterance, after which the avatar listens
 _EXPECTED_TICKS = 5  # without pictures after a cut: nobody's fault
+_FADE_TICKS = 8  # from the last picture of an engine that was lost to those of the next one
 _WORK_MS = 25.0  # a guess until frames have come
 
 
@@ -70,6 +72,7 @@ class Conversation:
         self._speaking = False  # the engine is being given speech
         self._down = False  # there is no engine
         self._was_held = False
+        self._fading = 0  # pictures that are still mixed with the last one of another engine
         self._tick = 0
         self._not_before = 0  # tick at which new speech may be heard
         self._cut_at = 0  # tick
@@ -204,6 +207,7 @@ class Conversation:
 
     def engine_back(self) -> None:
         self._down = False
+        self._fading = _FADE_TICKS
         self.lane.adjust(self.settings)
         self.lane.rewind(self.playout.epoch, self.playout.next)
         self._ladder.forgive()
@@ -257,8 +261,16 @@ class Conversation:
             return self._hold(underrun=True)
         self._climb()
         self._was_held = False
-        self._picture = ready.video
+        self._picture = self._faded(ready.video)
         return self._heard(ready.step)
+
+    def _faded(self, picture: UInt8) -> UInt8:
+        """Another engine begins with a face at rest, wherever the face was: no jump."""
+        if not self._fading:
+            return picture
+        share = 1 / self._fading
+        self._fading -= 1
+        return mixed(self._picture, picture, share)
 
     def _step_without_picture(self) -> Step:
         self.count.held += 1
@@ -285,7 +297,7 @@ class Conversation:
         if utterance is None:
             return
         if utterance.heard == 0:
-            if utterance.pushed_at is not None:
+            if utterance.pushed_at is not None and not utterance.waited:
                 self.count.first_frame_ms.append((self._now() - utterance.pushed_at) * 1000)
             self._say(UtteranceStarted(name))
         utterance.heard += 1

@@ -17,6 +17,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from emo_live.audio.framer import check_rate
 from emo_live.audio.tts import HibariSpeaker, Speaker, checked
 from emo_live.audio.utterance import Utterance, as_mono
@@ -94,7 +96,7 @@ class AvatarSession:
         controls: Controls | None = None,
         pool: EnginePool | Lanes | None = None,
     ) -> None:
-        self._spec = LiveSpec(avatar, size, seed, LiveSettings(controls or Controls(), steps))
+        self._spec = LiveSpec(_cropped(avatar), size, seed, LiveSettings(controls or Controls(), steps))
         self._engine, self._pool, self._speaker = engine, pool, speaker
         self._talk: Conversation | None = None
         self._pacer = Pacer(self._release)
@@ -218,10 +220,13 @@ class AvatarSession:
         try:
             async with contextlib.aclosing(_as_generator(speaker.speak(text, voice))) as chunks:
                 async for chunk in chunks:
-                    if not await self._put(utterance, as_mono(chunk.pcm), chunk.rate_hz):
-                        break
-                    if not first_sound.done():
+                    sound = as_mono(chunk.pcm)
+                    check_rate(chunk.rate_hz)
+                    # Now, not when all of it has a place: a sentence may be longer than what may wait.
+                    if len(sound) and not first_sound.done():
                         first_sound.set_result(None)
+                    if not await self._put(utterance, sound, chunk.rate_hz):
+                        break
         except Exception as error:
             if first_sound.done():
                 log.warning("a voice failed in the middle of a text", exc_info=error)
@@ -404,6 +409,13 @@ class AvatarSession:
             except Exception:
                 log.exception("a sink did not close")
         await self._stack.aclose()
+
+
+def _cropped(avatar: Avatar) -> Avatar:
+    """Without the picture around the crop, which may be large and is never shown live."""
+    if avatar.picture.nbytes <= avatar.portrait.nbytes:
+        return avatar
+    return Avatar(avatar.portrait, avatar.landmarks, avatar.portrait, np.eye(2, 3))
 
 
 async def _as_generator(chunks: AsyncIterator[AudioChunk]) -> AsyncGenerator[AudioChunk, None]:

@@ -55,11 +55,11 @@ class Utterance:
     """One piece of speech. heard: steps of it that were handed to sinks, of `total` that came so far.
 
     steps: those not given to the engine. pushed_at, newest_at: when its first and its newest sound came, None and 0.0
-    before. cancelled: nothing of it will be spoken any more.
+    before. cancelled: nothing of it will be spoken any more. waited: another one had to be spoken first.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *, waited: bool = False) -> None:
+        self.name, self.waited = name, waited
         self.ended = self.cancelled = False
         self.heard = self.total = 0
         self.pushed_at: float | None = None
@@ -112,7 +112,7 @@ class SpeechQueue:
         if len(self._waiting) >= MAX_WAITING:
             raise NotReadyError(f"{MAX_WAITING} utterances wait already: interrupt, or wait until some are spoken")
         self._count += 1
-        utterance = Utterance(f"u{self._count}")
+        utterance = Utterance(f"u{self._count}", waited=bool(self._waiting))
         self._waiting.append(utterance)
         return utterance
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from emo_live.engine.schedule import FewStepSampler, check_steps
 from emo_live.engine.test_pattern import TestPatternEngine
 from emo_live.engine.window import LIVE, Controls, RollingWindow, WindowPolicy
 from emo_live.errors import BadInputError
+from emo_live.media.image import mixed
 from emo_live.types import Float32, UInt8
 
 LENGTHS = LIVE.lengths  # windows that may run: the short one answers soon, the long one costs less a frame
@@ -90,30 +91,29 @@ def no_checkpoint() -> None:
     """For engines that nobody watches."""
 
 
-class GuardedBackend:
-    """A backend that passes a checkpoint before every piece of work on a window."""
+class _Guard:
+    """Stands before a backend: work on a window passes the checkpoint first, everything else is the backend's own."""
+
+    _FREE = ("prepare", "close")  # may come from another thread, and are not work on a window
 
     def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
-        self.name, self.prior = backend.name, backend.prior
-        self.pose_basis, self.pose_readout = backend.pose_basis, backend.pose_readout
-        self.prepare, self.close = backend.prepare, backend.close
-        self.hear = _guarded(backend.hear, checkpoint)
-        self.shapes = _guarded(backend.shapes, checkpoint)
-        self.denoise = _guarded(backend.denoise, checkpoint)
-        self.motion = _guarded(backend.motion, checkpoint)
-        self.paint = _guarded(backend.paint, checkpoint)
+        self._backend, self._checkpoint = backend, checkpoint
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._backend, name)
+        if not callable(found) or name in self._FREE:
+            return found
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            self._checkpoint()
+            return found(*args, **kwargs)
+
+        return guarded
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _guarded(work: Callable[P, R], checkpoint: Checkpoint) -> Callable[P, R]:
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        checkpoint()
-        return work(*args, **kwargs)
-
-    return guarded
+def guarded_backend(backend: Backend, checkpoint: Checkpoint) -> Backend:
+    """The backend, with a checkpoint before every piece of work on a window."""
+    return cast(Backend, _Guard(backend, checkpoint))
 
 
 class WindowEngine:
@@ -173,15 +173,11 @@ class _Cheaper:
             made = self._maker.make(latents[1::2])
             befores = [made[0] if self._last is None else self._last, *made]
             pairs = zip(befores, made, strict=False)
-            pictures = [picture for before, after in pairs for picture in (_mean(before, after), after)]
+            pictures = [picture for before, after in pairs for picture in (mixed(before, after, 0.5), after)]
         else:
             pictures = self._maker.make(latents)
         self._last = pictures[-1]
         return [_enlarged(picture, self._size) for picture in pictures]
-
-
-def _mean(one: UInt8, other: UInt8) -> UInt8:
-    return np.asarray(Image.blend(Image.fromarray(one), Image.fromarray(other), 0.5), dtype=np.uint8)
 
 
 def _enlarged(picture: UInt8, size: int) -> UInt8:
@@ -197,7 +193,7 @@ class TinyHost:
         from emo_live.engine.backend_openvino import OpenVinoBackend
 
         self._openvino = OpenVinoBackend(threads=threads)
-        self._backend = GuardedBackend(self._openvino, checkpoint)
+        self._backend = guarded_backend(self._openvino, checkpoint)
         self._prepared: OrderedDict[str, Prepared] = OrderedDict()
 
     def warm(self) -> None:

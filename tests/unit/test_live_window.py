@@ -15,12 +15,12 @@ from emo_live.engine.lane import LaneFrame
 from emo_live.engine.live import (
     LENGTHS,
     Checkpoint,
-    GuardedBackend,
     LiveEngine,
     LiveSettings,
     LiveSpec,
     PatternHost,
     WindowEngine,
+    guarded_backend,
 )
 from emo_live.engine.local import LocalLane, LocalPool
 from emo_live.engine.window import LIVE, Controls, RollingWindow
@@ -175,7 +175,7 @@ def test_a_checkpoint_leaves_a_window_anywhere_and_nothing_of_it_is_kept() -> No
     backend = FakeBackend()
     guard: Checkpoint = checkpoint
     spec = LiveSpec(bundled_avatar(), 512)
-    made = WindowEngine(GuardedBackend(backend, guard), backend.prepare(bundled_avatar()), spec)
+    made = WindowEngine(guarded_backend(backend, guard), backend.prepare(bundled_avatar()), spec)
     sound = syllables(12 * 0.04).reshape(-1, 640)
     for pcm in sound[:5]:
         made.push(pcm)
