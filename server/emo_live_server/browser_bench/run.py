@@ -43,6 +43,7 @@ class OffsetRow:
 class LiveRow:
     """The model speaking, watched in the browser.
 
+    start_to_picture_ms: from asking for a session to its first picture on the screen, as after a click on Start.
     engine_ms to level: what the server says at the end; level: of degradation, 0 is none. server_cores: mean processor
     use of server and engine; server_rss_mb: peak of their memory, counting what they share twice.
     """
@@ -54,7 +55,7 @@ class LiveRow:
     gap_max_ms: float
     freezes: int
     freeze_s: float
-    request_to_picture_ms: float
+    start_to_picture_ms: float
     codec: str
     engine_ms: float
     underruns: int
@@ -117,7 +118,9 @@ def view_pattern(browser: Browser, *, size: int) -> Summary:
 
 def view_live(browser: Browser, *, seconds: float, size: int) -> LiveRow:
     with serving("tiny", size) as server:
+        began_s = time.monotonic()
         session = _post(f"{server.url}/v1/sessions", {"greet": False})
+        session_ms = (time.monotonic() - began_s) * 1000
         say = {"url": f"{server.url}/v1/sessions/{session['id']}/say", "text": _TEXT, "everyS": _EVERY_S}
         with _Meter(server.pid) as meter:
             viewing = watch(browser, server.url + session["webrtc_url"], seconds=seconds, say=say)
@@ -132,7 +135,7 @@ def view_live(browser: Browser, *, seconds: float, size: int) -> LiveRow:
         gap_max_ms=summary.gap_max_ms,
         freezes=summary.freezes,
         freeze_s=summary.freeze_s,
-        request_to_picture_ms=summary.start_ms,
+        start_to_picture_ms=session_ms + summary.start_ms,
         codec=summary.codec,
         engine_ms=told["engine_ms_per_frame"],
         underruns=told["underruns"],
