@@ -24,6 +24,7 @@ from emo_live.audio.tts import HibariSpeaker, Speaker, checked
 from emo_live.audio.utterance import Utterance, as_mono
 from emo_live.avatar import Avatar
 from emo_live.conversation import MARGIN_STEPS, Conversation
+from emo_live.engine.finish import to_its_end
 from emo_live.engine.lane import LaneFrame, Lanes
 from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec
 from emo_live.engine.pool import EnginePool
@@ -398,6 +399,9 @@ class AvatarSession:
         """Frees everything; may be called twice, and while tasks still run."""
         if self._closed is None:
             self._end(reason)
+        await to_its_end(self._free())
+
+    async def _free(self) -> None:
         tasks = [task for task in self._tasks if not task.done()]
         sinks, self._sinks = self._sinks, []
         if tasks:

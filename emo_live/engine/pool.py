@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from emo_live import hardware
+from emo_live.engine.finish import to_its_end
 from emo_live.engine.lane import LaneFrame, LaneOwner
 from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec, factory_of
 from emo_live.engine.process import EngineProcess
@@ -120,6 +121,9 @@ class EnginePool:
 
     async def close(self) -> None:
         """Ends the process; sessions that are still open end with it. May be called twice."""
+        await to_its_end(self._close())
+
+    async def _close(self) -> None:
         self._closed = True
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -172,6 +176,7 @@ class EnginePool:
         except BaseException:
             await lane.close()
             raise
+        lane.established = True
         return lane
 
     async def _attach(self, lane: PoolLane) -> None:
@@ -180,11 +185,11 @@ class EnginePool:
         shape = (lane.spec.size, lane.spec.size)
         fd = new_memory(size_of(shape))
         try:
-            lane.attach(LaneMemory(fd, shape))
+            opened = lane.attach(LaneMemory(fd, shape))
             await self._process.open(lane.name, lane.spec, fd)
         finally:
             os.close(fd)
-        await lane.opened
+        await opened
 
     async def detach(self, lane: PoolLane) -> None:
         if self._lanes.pop(lane.name, None) is not None and self._process is not None and self._ready.is_set():
@@ -207,6 +212,7 @@ class EnginePool:
         """A new process, warm."""
         self._ready.clear()
         self._trouble.clear()
+        self._pulse = Pulse()
         self._process = EngineProcess(self._take)
         await self._process.start(self._factory, self._threads)
         trouble = asyncio.ensure_future(self._trouble.wait())
@@ -266,7 +272,7 @@ class EnginePool:
             self._restarts += 1
             try:
                 await self._start()
-                for lane in list(self._lanes.values()):
+                for lane in [lane for lane in self._lanes.values() if lane.established]:
                     await self._mend(lane)
                 return
             except EngineError as error:
@@ -306,20 +312,23 @@ class PoolLane:
         self.shape = (spec.size, spec.size)
         self.failure: EngineError | None = None
         self.failures = 0
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.established = False  # it was opened: whatever happens to the process, the session goes on
+        self.opened: asyncio.Future[None] | None = None  # the process has been told of it
         self._pool = pool
         self._memory: LaneMemory | None = None
         self._lost = False
 
-    def attach(self, memory: LaneMemory) -> None:
+    def attach(self, memory: LaneMemory) -> asyncio.Future[None]:
+        """Done when the process has taken the session."""
         self.forget()
         self._memory = memory
         self.failure = None
         self.opened = asyncio.get_running_loop().create_future()
+        return self.opened
 
     def settle(self, failure: EngineError | None) -> None:
         """The process took the session, or could not, or its engine broke later."""
-        if self.opened.done():
+        if self.opened is None or self.opened.done():
             self.failure = failure
         elif failure is None:
             self.opened.set_result(None)
@@ -327,9 +336,9 @@ class PoolLane:
             self.opened.set_exception(failure)
 
     def lose(self, reason: str) -> None:
-        if not self.opened.done():
+        if self.opened is not None and not self.opened.done():
             self.opened.set_exception(EngineError(reason))
-        elif not self._lost:
+        elif self.established and not self._lost:
             self._lost = True
             self.owner.engine_lost(reason)
 

@@ -59,7 +59,7 @@ class EngineProcess:
         os.set_blocking(self._wake, False)
         fds = (control_child.fileno(), wake_child, out_child.fileno(), beat)
         try:
-            self._child = await asyncio.to_thread(_spawn, fds)
+            self._child = _spawn(fds)  # some milliseconds, and nothing that a cancellation could leave half done
         finally:
             control_child.close()
             out_child.close()

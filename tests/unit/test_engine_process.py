@@ -179,6 +179,77 @@ def test_an_engine_that_breaks_ends_its_session_and_no_other() -> None:
     limited(main)
 
 
+def test_a_session_that_opens_while_the_process_dies_is_told_or_served() -> None:
+    async def main() -> None:
+        avatar = bundled_avatar()
+        async with EnginePool("pattern", max_sessions=3) as pool, AvatarSession(avatar, size=256, pool=pool) as old:
+            for delay_s in (0.0, 0.02):
+                pid = pool.pid
+                opening = asyncio.create_task(AvatarSession(avatar, size=256, pool=pool).__aenter__())
+                await asyncio.sleep(delay_s)
+                os.kill(pid, signal.SIGKILL)
+                try:
+                    async with asyncio.timeout(20):
+                        session = await opening
+                    await session.close()
+                except EngineError as error:
+                    assert "engine" in str(error)
+                await until(lambda pid=pid: pool.pid != pid and pool.stats().ready)
+                async with AvatarSession(avatar, size=256, pool=pool) as late:
+                    async for _ in late:
+                        break
+            assert pool.stats().sessions == 1
+            async for _ in old:
+                break
+
+    limited(main)
+
+
+def test_closing_is_finished_however_often_it_is_cancelled() -> None:
+    async def main() -> None:
+        async def live() -> None:
+            async with AvatarSession(bundled_avatar(), engine="pattern", size=256) as session:
+                async for _ in session:
+                    await asyncio.sleep(10)
+
+        before = children()
+        for cancel_after_s in (0.0, 0.3, 1.5):
+            task = asyncio.create_task(live())
+            await asyncio.sleep(cancel_after_s)
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0.001)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert children() == before
+
+    limited(main)
+
+
+def test_a_flash_and_its_beep_never_part() -> None:
+    async def main() -> None:
+        async with AvatarSession(bundled_avatar(), engine="pattern", size=256) as session:
+            sink = MemorySink(1000)
+            session.attach(sink)
+            for _ in range(6):
+                await session.push_audio(order(0.1, 1.0), 16_000)
+                await asyncio.sleep(0.33)
+                await session.interrupt()
+            pairs = sink.take()
+            previous = None
+            for pair in pairs:
+                if not np.array_equal(pair.video, previous):  # a held picture has no sound
+                    assert (read_index(pair.video) is None) == is_beep(pair.audio)
+                previous = pair.video
+            assert any(is_beep(pair.audio) for pair in pairs)
+
+    limited(main)
+
+
+def is_beep(audio: Any) -> bool:
+    return bool(np.abs(audio).max() > 10_000)
+
+
 def test_a_full_pool_refuses_and_says_why() -> None:
     async def main() -> None:
         avatar = bundled_avatar()
@@ -253,11 +324,14 @@ def test_pool_options_that_cannot_be_used(values: dict[str, int]) -> None:
         EnginePool("pattern", **values)  # type: ignore[arg-type]
 
 
+def children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
 def leftovers() -> tuple[int, int, int]:
     """Open descriptors, child processes, threads."""
     gc.collect()
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return len(os.listdir("/proc/self/fd")), len(children), len(os.listdir("/proc/self/task"))
+    return len(os.listdir("/proc/self/fd")), len(children()), len(os.listdir("/proc/self/task"))
 
 
 def mapped_bytes() -> int:
@@ -284,15 +358,15 @@ def test_fifty_sessions_leave_nothing_behind() -> None:
                         await session.interrupt()
             del session, sink
             assert len(asyncio.all_tasks()) == tasks
-            fds, children, threads = leftovers()
-            assert (fds, children) == before[:2] and threads <= before[2] + 4, "the executor may have grown"
+            fds, n_children, threads = leftovers()
+            assert (fds, n_children) == before[:2] and threads <= before[2] + 4, "the executor may have grown"
             assert mapped_bytes() <= 4096 * 2, "two heartbeats at most"
             assert pool.stats().sessions == 0 and pool.stats().restarts == 0
 
     before = leftovers()
     limited(main)
-    fds, children, _ = leftovers()
-    assert fds <= before[0] and children <= before[1]
+    fds, n_children, _ = leftovers()
+    assert fds <= before[0] and n_children <= before[1]
 
 
 def test_pools_leave_nothing_behind_either() -> None:
@@ -305,8 +379,8 @@ def test_pools_leave_nothing_behind_either() -> None:
     limited(main)
     before = leftovers()
     limited(main)
-    fds, children, _ = leftovers()
-    assert fds <= before[0] and children <= before[1]
+    fds, n_children, _ = leftovers()
+    assert fds <= before[0] and n_children <= before[1]
 
 
 def test_an_engine_process_ends_with_its_parent(tmp_path: Path) -> None:
