@@ -5,7 +5,7 @@
  */
 
 const PIECE_CHARS = 84;
-const CHARS_PER_S = 15;
+const CHARS_PER_S = 14;
 const LINGER_MS = 1500;
 const REMEMBERED = 32;
 
