@@ -249,7 +249,8 @@ def _elsewhere(
         return Finding(name, "optional", "cannot connect: this machine has no network", _NO_NETWORK)
     if _in_container() and not any(reach_of(address) == "public" for address in addresses):
         remedy = f"run the container with the host's network, or {_TURN}"
-        return Finding(name, "optional", "cannot connect: a container's addresses end at its host", remedy)
+        detail = "cannot connect unless this container has its host's network: other addresses of it end there"
+        return Finding(name, "optional", detail, remedy)
     ports = f"UDP {net.port_range[0]} to {net.port_range[1]}" if net.port_range else "UDP, every port (see udp_ports)"
     if any(reach_of(address) == "public" for address in addresses):
         return Finding(name, "ok", f"connect if firewalls let {ports} in; behind strict ones only with TURN", _TURN)

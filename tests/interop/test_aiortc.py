@@ -44,20 +44,20 @@ def noisy(index: int) -> AVPair:
 def test_flash_and_beep_arrive_together(codec: Any) -> None:
     async def main(host: RtcHost) -> None:
         async with connected(host) as (seen, peer):
-            await pace(peer, 3 * FPS + 5)
+            await pace(peer, 2 * FPS + 5)
             assert peer.stats().codec == codec
         indexes = [read_index(frame.to_ndarray(format="rgb24")) for _, frame in seen.frames["video"]]
         # Media time, from the timestamps on the wire: both begin with pair 0.
         flashes = [frame.pts / 90_000 for _, frame in seen.frames["video"]]
         flashes = [at for at, index in zip(flashes, indexes, strict=True) if index is None]
         beeps = [f.pts / 48_000 for _, f in seen.frames["audio"] if np.abs(f.to_ndarray()).max() > 8000]
-        assert flashes == pytest.approx([0, 1, 2, 3])
-        assert [at for at in beeps if at % 1 < 0.001] == pytest.approx([0, 1, 2, 3])
+        assert flashes == pytest.approx([0, 1, 2])
+        assert [at for at in beeps if at % 1 < 0.001] == pytest.approx([0, 1, 2])
         # Wall time: the player's own jitter buffers (80 ms of sound, one picture) are all there may be between them.
         flashed = [at for (at, _), index in zip(seen.frames["video"], indexes, strict=True) if index is None]
         beeped = [at for at, f in seen.frames["audio"] if np.abs(f.to_ndarray()).max() > 8000 and f.pts % 48_000 < 960]
         assert np.median(np.subtract(beeped, flashed)) == pytest.approx(0.05, abs=0.08)
-        assert {f.pts for _, f in seen.frames["audio"]} >= set(range(0, 3 * 48_000, 960)), "no jump in sound"
+        assert {f.pts for _, f in seen.frames["audio"]} >= set(range(0, 2 * 48_000, 960)), "no jump in sound"
         shown = [index for index in indexes if index is not None]
         assert shown == sorted(shown)
 

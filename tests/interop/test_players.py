@@ -13,7 +13,7 @@ from emo_live.transport.webrtc import RtcSettings
 from tests.interop.player_server import serving
 
 pytestmark = pytest.mark.slow
-SECONDS = 3
+SECONDS = 2
 
 
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
