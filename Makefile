@@ -16,7 +16,7 @@ setup: $(VENV)/.base
 
 # The live page; Ctrl-C ends it.
 demo: $(VENV)/.server
-	$(BIN)/emo-live serve --open --greet
+	EMO_LIVE_LOG_LEVEL=warning $(BIN)/emo-live serve --open --greet
 
 demo-video: setup
 	$(BIN)/emo-live demo --out demo.mp4 --overwrite
