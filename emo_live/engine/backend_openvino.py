@@ -43,16 +43,27 @@ _WINDOW_INPUTS = {"shapes": ("sound",), "denoise": ("sound", "speed")}  # longer
 
 
 class OpenVinoBackend:
-    """threads: inference threads; precision: "f32", "bf16" or None for what this CPU does best."""
+    """threads: inference threads; precision: "f32", "bf16" or None for what this CPU does best.
+
+    cache: a folder where what `warm` needs first is kept compiled, for another process (None: nowhere).
+    """
 
     name = "openvino"
 
-    def __init__(self, assets: Path = ASSETS, *, threads: int = 2, precision: str | None = None):
+    def __init__(
+        self,
+        assets: Path = ASSETS,
+        *,
+        threads: int = 2,
+        precision: str | None = None,
+        cache: Path | None = None,
+    ):
         import openvino
 
         if not (assets / "denoise.xml").exists():
             raise EngineError(f"the model files are missing in {assets}: reinstall emo-live")
         self.assets, self.threads = assets, threads
+        self._cache, self._cached = cache, set[tuple[str, int]]()
         self._core = openvino.Core()
         self.precision = precision or self._best_precision()
         self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
@@ -70,6 +81,7 @@ class OpenVinoBackend:
     def warm(self, lengths: tuple[int, ...]) -> None:
         """Starts compiling for these window lengths in the background, in this order."""
         # The denoiser takes longest by far, so it goes first; the portrait is needed before the sound.
+        self._cached |= {("denoise", lengths[0]), ("prepare", 1)}
         self._start("denoise", lengths[0])
         for name in ("prepare", "hear"):
             self._start(name, 1)
@@ -121,6 +133,8 @@ class OpenVinoBackend:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
+        if self._cache is not None and (name, frames) in self._cached:
+            options["CACHE_DIR"] = str(self._cache)
         return self._core.compile_model(model, "CPU", options)
 
     def _run(self, name: str, frames: int, inputs: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -187,12 +188,12 @@ def _enlarged(picture: UInt8, size: int) -> UInt8:
 
 
 class TinyHost:
-    """The shipped model on OpenVINO."""
+    """The shipped model on OpenVINO. cache: a folder in which a later host finds some of it compiled."""
 
-    def __init__(self, threads: int, checkpoint: Checkpoint) -> None:
+    def __init__(self, threads: int, checkpoint: Checkpoint, cache: Path | None = None) -> None:
         from emo_live.engine.backend_openvino import OpenVinoBackend
 
-        self._openvino = OpenVinoBackend(threads=threads)
+        self._openvino = OpenVinoBackend(threads=threads, cache=cache)
         self._backend = guarded_backend(self._openvino, checkpoint)
         self._prepared: OrderedDict[str, Prepared] = OrderedDict()
 

@@ -8,10 +8,13 @@ on one event loop.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import os
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 from emo_live import hardware
 from emo_live.engine.finish import to_its_end
 from emo_live.engine.lane import LaneFrame, LaneOwner
-from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec, factory_of
+from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec, TinyHost, factory_of
 from emo_live.engine.process import EngineProcess
 from emo_live.engine.ring import LaneMemory, new_memory, size_of
 from emo_live.errors import BadInputError, EngineError, NotReadyError
@@ -89,6 +92,7 @@ class EnginePool:
         if max_sessions is not None and max_sessions < 1:
             raise BadInputError(f"max_sessions must be 1 or more, not {max_sessions}")
         self._factory = factory_of(engine)
+        self._cache: tempfile.TemporaryDirectory[str] | None = None
         # A core is left to media. More than two gain nothing on a model of this size, and on cores that are busy with
         # other things two threads are slower than one: they wait for each other after every layer.
         self._threads = threads or max(1, min(2, int(hardware.cpu().usable_cores) - 1))
@@ -106,6 +110,10 @@ class EnginePool:
         self.work_ms = 0.0
 
     async def __aenter__(self) -> EnginePool:
+        if self._factory is TinyHost:
+            # Compiling takes most of the time that a replacement takes: what is needed first is done once.
+            self._cache = tempfile.TemporaryDirectory(prefix="emo-live-", ignore_cleanup_errors=True)
+            self._factory = functools.partial(TinyHost, cache=Path(self._cache.name))
         try:
             await self._start()
         except BaseException:
@@ -134,6 +142,8 @@ class EnginePool:
         self._lanes.clear()
         if self._process is not None:
             await self._process.stop()
+        if self._cache is not None:
+            self._cache.cleanup()
 
     def free(self) -> int:
         """How many more sessions could be opened now."""
