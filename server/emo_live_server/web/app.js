@@ -32,6 +32,7 @@ const STATES = /** @type {Record<string, string>} */ ({
   paused: "Paused",
 });
 const FIGURES_MS = 1000;
+const SILENCED = "The browser plays no sound before you ask for it: press the sound button.";
 
 const body = document.body;
 const stage = get("stage");
@@ -67,6 +68,7 @@ let recorder = null;
 /** @type {Record<string, any>} */
 let serverStats = {};
 let state = "idle";
+let silenced = false;
 /** @type {Promise<boolean> | null} */
 let starting = null;
 
@@ -137,9 +139,7 @@ async function begin({ greet }) {
   const [speed, motion] = [input("speed").valueAsNumber, input("motion").valueAsNumber];
   try {
     starting = live.start({ avatar: portraits.chosen?.id, speed, motion, greet });
-    const alive = await starting;
-    if (alive) say("");
-    return alive;
+    return await starting;
   } catch (error) {
     body.dataset.state = "failed";
     showState();
@@ -301,7 +301,12 @@ function listenToSettings() {
 
 function listenToAvatar() {
   live.addEventListener("phase", showPhase);
-  live.addEventListener("live", () => live.connection && stats.attach(live.connection.pc));
+  live.addEventListener("live", () => {
+    if (live.connection) stats.attach(live.connection.pc);
+    if (silenced) say(SILENCED, { calm: true });
+    else if (get("notice").classList.contains("calm")) say("");
+    silenced = false;
+  });
   on("state", (value) => {
     state = value;
     showState();
@@ -312,7 +317,7 @@ function listenToAvatar() {
     else captions.finish(utterance, what === "cleared");
   });
   on("stats", (value) => (serverStats = value));
-  on("muted", () => say("The browser plays no sound before you ask for it: press the sound button.", { calm: true }));
+  on("muted", () => (silenced = true));
   on("degraded", ({ level }) => (get("reduced").hidden = level === 0));
   on("recovered", ({ level }) => (get("reduced").hidden = level === 0));
   on("message", ({ text: words, retry, calm }) => {

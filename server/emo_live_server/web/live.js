@@ -147,7 +147,8 @@ export class Live extends EventTarget {
   /** @param {Connection} connection */
   async #firstFrame(connection) {
     // Without a click on the page (after a reload) a browser may refuse sound: then the picture comes without it.
-    this.video.play().catch(() => {
+    this.video.play().catch((error) => {
+      if (error.name !== "NotAllowedError") return; // another stream came in between
       this.video.muted = true;
       this.#tell("muted");
       this.video.play().catch(() => {});
