@@ -1,12 +1,16 @@
-"""What a live session says about itself: frozen data, made on the media loop.
+"""What a live session says about itself: frozen data, made on the media loop, and a stream to read it from.
 
 `ms` and `heard_ms` count sound that was handed to sinks, in media time; rounding is to the 40 ms of a pair.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+_EVENTS_KEPT = 256
 
 State = Literal["idle", "listening", "speaking", "paused"]
 
@@ -107,3 +111,35 @@ class SessionClosed:
 
 
 Event = UtteranceStarted | UtteranceFinished | StateChanged | Degraded | Recovered | StatsReport | SessionClosed
+
+
+class EventStream:
+    """Events from the moment of `session.events()` on.
+
+    A slow reader gets the newest report only, and loses the oldest of the others when very many wait.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque(maxlen=_EVENTS_KEPT)
+        self._changed = asyncio.Event()
+        self._over = False
+
+    def put(self, event: Event) -> None:
+        if isinstance(event, StatsReport):
+            for waiting in [old for old in self._waiting if isinstance(old, StatsReport)]:
+                self._waiting.remove(waiting)
+        self._waiting.append(event)
+        self._over = self._over or isinstance(event, SessionClosed)
+        self._changed.set()
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        # No timeout: the session ends every stream with SessionClosed.
+        while not self._waiting:
+            if self._over:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        return self._waiting.popleft()

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import logging
 import weakref
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any
@@ -30,7 +29,7 @@ from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec
 from emo_live.engine.pool import EnginePool
 from emo_live.engine.window import Controls
 from emo_live.errors import EmoLiveError, EngineError, NotReadyError
-from emo_live.events import Event, Heard, SessionClosed, SessionStats, State, StatsReport
+from emo_live.events import Event, EventStream, Heard, SessionClosed, SessionStats, State, StatsReport
 from emo_live.media.pacer import Pacer
 from emo_live.media.sink import MemorySink, Sink
 from emo_live.types import AudioChunk, AVPair, Float32
@@ -41,39 +40,12 @@ _CLOSE_TIMEOUT_S = 5.0
 _FIRST_SOUND_TIMEOUT_S = 30.0
 _STATS_EVERY_S = 1.0
 _PIECES_S = 1  # long sound is taken in pieces of this length
-_EVENTS_KEPT = 256
 
 
 @functools.cache
 def _default_speaker() -> HibariSpeaker:
     """Shared by all sessions: its voice loads once."""
     return HibariSpeaker()
-
-
-class EventStream:
-    """Events from the moment of `session.events()` on. A reader that is too slow loses the oldest ones."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Event] = deque(maxlen=_EVENTS_KEPT)
-        self._changed = asyncio.Event()
-        self._over = False
-
-    def put(self, event: Event) -> None:
-        self._waiting.append(event)
-        self._over = self._over or isinstance(event, SessionClosed)
-        self._changed.set()
-
-    def __aiter__(self) -> EventStream:
-        return self
-
-    async def __anext__(self) -> Event:
-        # No timeout: the session ends every stream with SessionClosed.
-        while not self._waiting:
-            if self._over:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        return self._waiting.popleft()
 
 
 class AvatarSession:
@@ -111,6 +83,7 @@ class AvatarSession:
         self._room = asyncio.Event()
         self._filled = asyncio.Event()  # enough frames to begin with
         self._closed: str | None = None
+        self._freeing: asyncio.Task[None] | None = None
         self._sink_errors = 0
         self._began = 0.0
 
@@ -369,8 +342,7 @@ class AvatarSession:
             self._talk.engine_back()
 
     def engine_gone(self, reason: str) -> None:
-        if self._closed is None:
-            self._end(reason)
+        self._end(reason)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -387,19 +359,22 @@ class AvatarSession:
         return task
 
     def _end(self, reason: str) -> None:
-        """No more pairs; whoever waits is woken."""
+        """No more pairs; whoever waits is woken, and everything is freed by a task that `close` waits for."""
+        if self._closed is not None:
+            return
         self._closed = reason
         for task in self._tasks:
             task.cancel()
         self._room.set()
         self._filled.set()
         self._say(SessionClosed(reason))
+        self._freeing = asyncio.create_task(self._free())
 
     async def _stop(self, reason: str) -> None:
         """Frees everything; may be called twice, and while tasks still run."""
-        if self._closed is None:
-            self._end(reason)
-        await to_its_end(self._free())
+        self._end(reason)
+        assert self._freeing is not None, "what has ended is being freed"
+        await to_its_end(self._freeing)
 
     async def _free(self) -> None:
         tasks = [task for task in self._tasks if not task.done()]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
-from typing import Any
 
 
-async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits `work`, whose waits are bounded; a cancellation is raised when it is done."""
-    task = asyncio.ensure_future(work)
+async def to_its_end(task: asyncio.Task[None]) -> None:
+    """Awaits the task, whose waits are bounded; a cancellation is raised when it is done."""
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -90,7 +90,7 @@ class LocalLane:
         self._waiting.clear()
         # A window in progress is given up at the latest after one of its pieces of work.
         self._busy_until = min(self._busy_until, asyncio.get_running_loop().time() + self._frame_s)
-        self._engine.rewind(max(0, index - (self._offset or 0)))
+        self._engine.rewind(max(0, index - (index if self._offset is None else self._offset)))
         if self._offset is not None and index <= self._offset:
             self._offset = None
 

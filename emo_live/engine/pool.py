@@ -24,16 +24,12 @@ from emo_live import hardware
 from emo_live.engine.finish import to_its_end
 from emo_live.engine.lane import LaneFrame, LaneOwner
 from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec, TinyHost, factory_of
-from emo_live.engine.process import EngineProcess
+from emo_live.engine.process import WATCH_EVERY_S, EngineProcess, Pulse
 from emo_live.engine.ring import LaneMemory, new_memory, size_of
 from emo_live.errors import BadInputError, EngineError, NotReadyError
 from emo_live.types import STEP_S, Float32
 
 log = logging.getLogger(__name__)
-WATCH_EVERY_S = 0.1
-STUCK_S = 0.75  # without a single piece of work done; the longest takes a fifteenth of it
-STOPPED_CPU_S, BUSY_CPU_S = 0.03, 0.6  # used meanwhile: less is a process that waits forever, more one that spins
-STARVED_S = 5.0  # between the two it is waiting for its turn
 _READY_TIMEOUT_S = 120.0
 _ATTEMPTS = 3  # to replace an engine process, in a row
 _SHARE = 0.85  # of the engine's time that may be promised
@@ -52,28 +48,6 @@ class PoolStats:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-class Pulse:
-    """Tells a process that is stuck from one that waits for its turn on a busy CPU: it has used some, but not much."""
-
-    def __init__(self) -> None:
-        self._beat, self._cpu_s, self._still_s, self._looked = -1, 0.0, 0.0, 0.0
-
-    def check(self, process: EngineProcess) -> str:
-        """What is wrong with it, or nothing. To be called every WATCH_EVERY_S."""
-        now, cpu_s = asyncio.get_running_loop().time(), process.cpu_s()
-        # A media loop that stood still itself has seen nothing: it counts one look, however long.
-        passed, self._looked = min(now - self._looked, 2 * WATCH_EVERY_S), now
-        if process.beat != self._beat:
-            self._beat, self._still_s, self._cpu_s = process.beat, 0.0, cpu_s or 0.0
-            return ""
-        self._still_s += passed
-        used_s = None if cpu_s is None else cpu_s - self._cpu_s
-        starved = used_s is not None and STOPPED_CPU_S < used_s < BUSY_CPU_S
-        if self._still_s <= (STARVED_S if starved else STUCK_S):
-            return ""
-        return f"the engine process was stuck for {self._still_s:.1f} s"
 
 
 class EnginePool:
@@ -129,17 +103,16 @@ class EnginePool:
 
     async def close(self) -> None:
         """Ends the process; sessions that are still open end with it. May be called twice."""
-        await to_its_end(self._close())
+        await to_its_end(asyncio.ensure_future(self._close()))
 
     async def _close(self) -> None:
         self._closed = True
+        self._ready.set()  # whoever waits for it learns the truth
         if self._watchdog is not None:
             self._watchdog.cancel()
             await asyncio.wait([self._watchdog])
         for lane in list(self._lanes.values()):
-            lane.owner.engine_gone("the engine pool was closed")
-            lane.forget()
-        self._lanes.clear()
+            self._give_up(lane, "the engine pool was closed")
         if self._process is not None:
             await self._process.stop()
         if self._cache is not None:
@@ -179,6 +152,8 @@ class EnginePool:
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 await self._ready.wait()
+                if self._closed:
+                    raise NotReadyError("the engine pool was closed")
                 await self._attach(lane)
         except TimeoutError:
             await lane.close()
@@ -273,7 +248,7 @@ class EnginePool:
         """Another process for all sessions; after some vain attempts they end."""
         reason = self._why
         log.warning("replacing the engine process", extra={"reason": reason})
-        for lane in self._lanes.values():
+        for lane in list(self._lanes.values()):
             lane.lose(reason)
         for _ in range(_ATTEMPTS):
             assert self._process is not None, "there was a process"
@@ -285,7 +260,7 @@ class EnginePool:
                 for lane in [lane for lane in self._lanes.values() if lane.established]:
                     await self._mend(lane)
                 return
-            except EngineError as error:
+            except (EngineError, OSError) as error:
                 reason = str(error)
         for lane in list(self._lanes.values()):
             self._give_up(lane, reason)
@@ -301,7 +276,7 @@ class EnginePool:
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 await self._attach(lane)
-        except (EngineError, TimeoutError) as error:
+        except (EngineError, OSError) as error:  # a timeout is one, too
             if self._why:
                 return  # the process is gone: all sessions get another one
             self._give_up(lane, str(error) or "the engine did not take the avatar in time")
@@ -310,6 +285,7 @@ class EnginePool:
 
     def _give_up(self, lane: PoolLane, reason: str) -> None:
         self._lanes.pop(lane.name, None)
+        lane.lose(reason)
         lane.forget()
         lane.owner.engine_gone(reason)
 

@@ -25,6 +25,10 @@ from emo_live.engine.ring import BEAT_BYTES, beat_of, new_memory
 from emo_live.errors import BadInputError, EngineError
 
 log = logging.getLogger(__name__)
+WATCH_EVERY_S = 0.1
+STUCK_S = 0.75  # without a single piece of work done; the longest takes a fifteenth of it
+STOPPED_CPU_S, BUSY_CPU_S = 0.03, 0.6  # used meanwhile: less is a process that waits forever, more one that spins
+STARVED_S = 5.0  # between the two it is waiting for its turn
 _SEND_TIMEOUT_S = 5.0
 _END_TIMEOUT_S = 2.0
 _CODE = "import sys; from emo_live.engine.worker import main; main(*map(int, sys.argv[1:]))"
@@ -148,3 +152,25 @@ class EngineProcess:
 def _spawn(fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", _CODE, *map(str, fds)]
     return subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+
+
+class Pulse:
+    """Tells a process that is stuck from one that waits for its turn on a busy CPU: it has used some, but not much."""
+
+    def __init__(self) -> None:
+        self._beat, self._cpu_s, self._still_s, self._looked = -1, 0.0, 0.0, 0.0
+
+    def check(self, process: EngineProcess) -> str:
+        """What is wrong with it, or nothing. To be called every WATCH_EVERY_S."""
+        now, cpu_s = asyncio.get_running_loop().time(), process.cpu_s()
+        # A media loop that stood still itself has seen nothing: it counts one look, however long.
+        passed, self._looked = min(now - self._looked, 2 * WATCH_EVERY_S), now
+        if process.beat != self._beat:
+            self._beat, self._still_s, self._cpu_s = process.beat, 0.0, cpu_s or 0.0
+            return ""
+        self._still_s += passed
+        used_s = None if cpu_s is None else cpu_s - self._cpu_s
+        starved = used_s is not None and STOPPED_CPU_S < used_s < BUSY_CPU_S
+        if self._still_s <= (STARVED_S if starved else STUCK_S):
+            return ""
+        return f"the engine process was stuck for {self._still_s:.1f} s"

@@ -18,8 +18,8 @@ RUNGS = {
     3: "every second picture is mixed",
     HELD: "the face is held",
 }
-_WATCHED_TICKS = 2 * FPS
-_LATE_TICKS = 8  # of those watched: a sixth of the time there was no new picture
+_WATCHED_TICKS = 5 * FPS
+_LATE_TICKS = 12  # of those watched: a tenth of the time there was no new picture
 _FIRST_GRACE_TICKS = 10 * FPS  # models are still being compiled beside the first frames
 _GRACE_TICKS = 2 * FPS  # after a change, until its effect is seen
 _UP_TICKS = 5 * FPS  # without a late one; doubled whenever going up was too early

@@ -19,10 +19,12 @@ from emo_live import (
     AVPair,
     BadInputError,
     Controls,
+    Degraded,
     EngineError,
     Heard,
     MemorySink,
     NotReadyError,
+    Recovered,
     SessionClosed,
     StateChanged,
     UtteranceFinished,
@@ -53,6 +55,21 @@ class QuietEngine(PatternEngine):
 class QuietHost(PatternHost):
     def open(self, spec: LiveSpec) -> PatternEngine:
         return QuietEngine(spec.size)
+
+
+class LittleEngine(QuietEngine):
+    """Says that its pictures are as large as was asked for, and makes little ones: quick enough for long tests."""
+
+    def frames(self) -> list[Any]:
+        shape, self.shape = self.shape, (16, 16)
+        made = super().frames()
+        self.shape = shape
+        return made
+
+
+class LittleHost(PatternHost):
+    def open(self, spec: LiveSpec) -> PatternEngine:
+        return LittleEngine(spec.size)
 
 
 class StillEngine(PatternEngine):
@@ -657,6 +674,89 @@ def test_close_during_everything() -> None:
                     result, (NotReadyError, StopAsyncIteration)
                 ), result
             assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+def test_a_session_that_ends_by_itself_ends_loops_and_sinks() -> None:
+    async def main() -> None:
+        async with stage() as live:
+            loop = asyncio.create_task(collect(live.session))
+            reading = asyncio.create_task(collect_events(live.stream))
+            await asyncio.sleep(0.5)
+            live.session.engine_gone("the engine is gone")
+            assert await asyncio.wait_for(loop, 1)
+            assert (await asyncio.wait_for(reading, 1))[-1] == SessionClosed("the engine is gone")
+            assert [pair async for pair in live.sink] == []
+            with pytest.raises(NotReadyError, match="the engine is gone"):
+                await live.session.push_audio(speech(0.1), RATE)
+            await live.session.close()
+            await live.session.close()
+
+    async def collect(session: AvatarSession) -> list[AVPair]:
+        return [pair async for pair in session]
+
+    async def collect_events(stream: Any) -> list[Event]:
+        return [event async for event in stream]
+
+    run(main())
+
+
+def test_the_session_goes_on_with_another_engine() -> None:
+    async def main() -> None:
+        async with stage(frame_s=lambda settings: 0.02) as live:
+            await live.session.push_audio(speech(2.0), RATE)
+            name = await live.session.end_utterance()
+            await asyncio.sleep(0.8)
+            live.pool.lose(back_after_s=1.5)
+            assert name is not None
+            before = live.pairs()
+            await asyncio.sleep(1.4)
+            during = live.pairs()
+            assert len(during) == 35 and not any(loud(during[-25:])), "what was made is shown, then silence"
+            assert len({pair.video.tobytes() for pair in during[-25:]}) == 1, "and the last picture is held"
+            await live.spoken()
+            pairs = before + during + live.pairs()
+            check_whole(pairs)
+            assert sum(loud(pairs)) == 50, "every step was heard once"
+            kinds = [type(event) for event in await live.events()]
+            assert kinds.index(Degraded) < kinds.index(Recovered) < kinds.index(UtteranceFinished)
+            assert live.session.stats().level == 0
+
+    run(main())
+
+
+def test_a_slow_engine_is_asked_for_less_until_the_face_is_held() -> None:
+    def frame_s(settings: LiveSettings) -> float:
+        return pace["s"] * (0.9 if settings.small else 1.0) * (0.7 if settings.sparse else 1.0)
+
+    pace = {"s": 0.02}
+
+    async def main() -> None:
+        async with stage(frame_s=frame_s, host=LittleHost, size=512) as live:
+            await asyncio.sleep(12)
+            pace["s"] = 0.05
+            await asyncio.sleep(12)
+            assert live.session.stats().level == 3, "0.05 * 0.9 * 0.7 s is less than 40 ms"
+            assert live.pool.lanes[0].settings[-1].small and live.pool.lanes[0].settings[-1].sparse
+            pace["s"] = 0.2
+            await asyncio.sleep(4)
+            assert live.session.stats().level == 4
+            live.pairs()
+            await live.session.push_audio(speech(0.8), RATE)
+            await live.session.end_utterance()
+            await live.spoken()
+            speaking = loud(live.pairs())
+            first = speaking.index(True)
+            assert speaking[first : first + 20] == [True] * 20, "speech goes on"
+            pace["s"] = 0.02
+            await asyncio.sleep(300)
+            assert live.session.stats().level == 0
+            assert live.pool.lanes[0].settings[-1] == LiveSettings()
+            levels = [event.level for event in await live.events() if isinstance(event, (Degraded, Recovered))]
+            assert levels[:3] == [2, 3, 4] and levels[-4:] == [4, 3, 2, 0][-len(levels[-4:]) :]
+            moving = live.pairs()[-50:]
+            assert len({read_index(pair.video) for pair in moving}) > 40
 
     run(main())
 
