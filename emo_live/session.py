@@ -12,14 +12,14 @@ import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from emo_live.audio.framer import check_rate
-from emo_live.audio.tts import HibariSpeaker, Speaker, checked
+from emo_live.audio.tts import HibariSpeaker, Speaker, checked, closable
 from emo_live.audio.utterance import Utterance, as_mono
 from emo_live.avatar import Avatar
 from emo_live.conversation import MARGIN_STEPS, Conversation
@@ -32,7 +32,7 @@ from emo_live.errors import EmoLiveError, EngineError, NotReadyError
 from emo_live.events import Event, EventStream, Heard, SessionClosed, SessionStats, State, StatsReport
 from emo_live.media.pacer import Pacer
 from emo_live.media.sink import MemorySink, Sink
-from emo_live.types import AudioChunk, AVPair, Float32
+from emo_live.types import AVPair, Float32
 
 log = logging.getLogger(__name__)
 _WARM_UP_TIMEOUT_S = 120.0
@@ -192,7 +192,7 @@ class AvatarSession:
         self, speaker: Speaker, text: str, voice: str | None, utterance: Utterance, first_sound: asyncio.Future[None]
     ) -> None:
         try:
-            async with contextlib.aclosing(_as_generator(speaker.speak(text, voice))) as chunks:
+            async with contextlib.aclosing(closable(speaker.speak(text, voice))) as chunks:
                 async for chunk in chunks:
                     sound = as_mono(chunk.pcm)
                     check_rate(chunk.rate_hz)
@@ -395,14 +395,3 @@ def _cropped(avatar: Avatar) -> Avatar:
     if avatar.picture.nbytes <= avatar.portrait.nbytes:
         return avatar
     return Avatar(avatar.portrait, avatar.landmarks, avatar.portrait, np.eye(2, 3))
-
-
-async def _as_generator(chunks: AsyncIterator[AudioChunk]) -> AsyncGenerator[AudioChunk, None]:
-    """Any iterator as one that can be closed: what a speaker holds is freed when an interrupt stops it."""
-    try:
-        async for chunk in chunks:
-            yield chunk
-    finally:
-        close = getattr(chunks, "aclose", None)
-        if close is not None:
-            await close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,6 +78,17 @@ def checked(text: str) -> str:
     if len(text) > MAX_TEXT:
         raise BadInputError(f"the text has {len(text)} characters: speak at most {MAX_TEXT} in one go")
     return text
+
+
+async def closable(chunks: AsyncIterator[AudioChunk]) -> AsyncGenerator[AudioChunk, None]:
+    """Any iterator as one that can be closed: what a speaker holds is freed when an interrupt stops it."""
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        close = getattr(chunks, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def _hibari() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from emo_live import (
     UtteranceStarted,
 )
 from emo_live.engine.test_pattern import read_index
+from emo_live.hardware import process_rss_bytes
 from emo_live.types import FPS, STEP_S
 
 
@@ -48,7 +50,9 @@ def test_half_an_hour_does_not_drift_nor_grow() -> None:
                 async def close(self) -> None: ...
 
             live.session.attach(Clock())
+            rss: list[int] = []
             for _ in range(30):
+                rss.append(process_rss_bytes(os.getpid()) or 0)
                 await live.session.push_audio(speech(3.0), RATE)
                 await live.session.end_utterance()
                 await asyncio.sleep(60)
@@ -58,6 +62,7 @@ def test_half_an_hour_does_not_drift_nor_grow() -> None:
             assert abs(last[0]) < 0.001, "the last pair left on time"
             assert stats.underruns == 0 and stats.clock_jumps == 0
             assert tasks <= 4
+            assert rss[-1] - rss[5] < 10_000_000, "memory does not grow"
             assert len(live.session._talk.playout._ready) < 10 and not live.session._talk.queue.queued_steps  # type: ignore[union-attr]
 
     run(main())
