@@ -49,7 +49,7 @@ class EngineProcess:
     async def start(self, factory: EngineFactory, threads: int) -> None:
         """Returns at once; ("ready", -1) comes when it is warm. Raises BadInputError for a factory without a name."""
         try:
-            hello = (list(sys.path), pickle.dumps(factory), threads)
+            hello = (pickle.dumps(factory), threads)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise BadInputError(f"an engine is a class or function at the top of a module: {error}") from None
         control, control_child = socket.socketpair()
@@ -150,8 +150,10 @@ class EngineProcess:
 
 
 def _spawn(fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", _CODE, *map(str, fds)]
-    return subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-P", "-c", _CODE, *map(str, fds)]
+    # It finds this package, and a caller's own engines, where this process does.
+    path = os.pathsep.join(os.path.abspath(part) for part in sys.path)
+    return subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
 
 
 class Pulse:

@@ -12,7 +12,6 @@ import pickle
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -113,8 +112,7 @@ class Worker:
         self._host: EngineHost | None = None
 
     def run(self) -> None:
-        path, factory, threads = channel.receive(self._control)[0]
-        sys.path[:] = path  # where the factory can be found
+        factory, threads = channel.receive(self._control)[0]
         self._host = pickle.loads(factory)(threads, self._checkpoint)
         self._warm = self._loaders.submit(self._host.warm)
         try:
