@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | train-setup | checksums | clean. Needs only Python 3.11 to 3.14 with venv, and make.
+# make setup | demo | demo-video | test | lint | train-setup | checksums | clean. Needs only Python 3.11 to 3.14 with venv, and make.
 #
 # TORCH is what the tests and the training install. Where the index serves CUDA builds, plain torch brings about 3 GB
 # of CUDA packages on Linux; without an NVIDIA card, give the CPU build that PyTorch's installation page names:
@@ -10,11 +10,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
 
-.PHONY: setup demo test lint train-setup checksums clean
+.PHONY: setup demo demo-video test lint train-setup checksums clean
 
 setup: $(VENV)/.base
 
-demo: setup
+# The live page; Ctrl-C ends it.
+demo: $(VENV)/.server
+	EMO_LIVE_LOG_LEVEL=warning $(BIN)/emo-live serve --open --greet
+
+demo-video: setup
 	$(BIN)/emo-live demo --out demo.mp4 --overwrite
 
 test: lint
@@ -54,6 +58,10 @@ $(BIN)/python:
 $(VENV)/.base: pyproject.toml | $(BIN)/python
 	$(PIP) install --no-compile --editable .
 	$(BIN)/python -c "import emo_live.cli.diagnosis, emo_live.bench, openvino, rich.progress, rich.table"
+	@touch $@
+
+$(VENV)/.server: $(VENV)/.base
+	$(PIP) install --no-compile --editable ".[server]"
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.base

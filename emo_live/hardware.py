@@ -115,6 +115,22 @@ def peak_rss_bytes(root: Path = _ROOT) -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def process_cpu_s(pid: int, root: Path = _ROOT) -> float | None:
+    """Seconds of CPU that a process has used; None on systems that do not tell, and when it is gone."""
+    fields = _read(root / f"proc/{pid}/stat").rpartition(")")[2].split()
+    if len(fields) < 13:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def process_rss_bytes(pid: int, root: Path = _ROOT) -> int | None:
+    """Memory that a process holds now; None on systems that do not tell, and when it is gone."""
+    for line in _read(root / f"proc/{pid}/status").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
 def describe() -> dict[str, object]:
     """The machine as plain data, ready for JSON."""
     processor = cpu()

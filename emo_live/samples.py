@@ -1,4 +1,4 @@
-"""The portrait and the spoken greeting that come with the package."""
+"""The portraits and the spoken greeting that come with the package."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ _ASSETS = Path(__file__).parent / "assets"
 
 def portrait() -> Path:
     """A made portrait of 512 px: nobody real."""
+    return portraits()[0]
+
+
+def portraits() -> list[Path]:
+    """All made portraits, `portrait` first."""
     return _bundled("portraits/*.jpg")
 
 
 def greeting() -> Path:
     """Some seconds of synthetic English speech."""
-    return _bundled("speech/greeting.*")
+    return _bundled("speech/greeting.*")[0]
 
 
-def _bundled(pattern: str) -> Path:
+def _bundled(pattern: str) -> list[Path]:
     found = sorted(_ASSETS.glob(pattern))
     if not found:
         raise NotSupportedError(f"this installation has no {pattern} in {_ASSETS}: install emo-live again")
-    return found[0]
+    return found

@@ -35,6 +35,12 @@ class AudioStep:
     heard: Int16
 
 
+def check_rate(rate_hz: int) -> None:
+    """Raise BadInputError for a rate nothing real has."""
+    if not isinstance(rate_hz, (int, np.integer)) or not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise BadInputError(f"{rate_hz} Hz is not a usable sample rate: give {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+
+
 class Framer:
     """Mono chunks in, steps out; `index` counts up from 0 until `reset`.
 
@@ -42,8 +48,7 @@ class Framer:
     """
 
     def __init__(self, rate_hz: int) -> None:
-        if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-            raise BadInputError(f"{rate_hz} Hz is not a usable sample rate: give {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+        check_rate(rate_hz)
         self.rate_hz = rate_hz
         self.reset()
 

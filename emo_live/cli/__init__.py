@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 import typer
 
-from emo_live.cli import bench, demo, doctor, enroll, render, train
+from emo_live.cli import bench, demo, doctor, enroll, render, serve, train
 from emo_live.errors import EmoLiveError, EngineError
 
 _INTERRUPTED = 130
@@ -30,7 +30,8 @@ app = typer.Typer(
 app.command("render")(render.command)
 app.command("enroll")(enroll.command)
 app.command("demo")(demo.command)
-app.command("bench")(bench.command)
+app.command("serve")(serve.command)
+app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.command)
 app.command("train", context_settings=train.CONTEXT, add_help_option=False)(train.command)
 

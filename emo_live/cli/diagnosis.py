@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes.util
 import importlib.util
 import re
@@ -16,6 +17,7 @@ from typing import Literal
 
 from emo_live import hardware
 from emo_live.cli.assets import MODEL, SUMS, check_assets
+from emo_live.errors import BadInputError
 
 State = Literal["ok", "optional", "broken"]
 
@@ -39,7 +41,8 @@ class Check:
 def diagnose(folder: Path) -> list[Check]:
     """All checks; folder is where videos would be written."""
     checks: list[Check] = []
-    for part in (_python, _packages, _encoders, _devices, _assets, lambda: _place(folder), _memory, _extras, _egl):
+    here = (_python, _packages, _encoders, _devices, _assets, lambda: _place(folder), _memory, _extras, _egl)
+    for part in (*here, _live):
         checks += _guarded(part)
     return checks
 
@@ -184,3 +187,31 @@ def _egl() -> list[Check]:
         return [Check("EGL", "ok", "for rendering training pictures")]
     remedy = "sudo apt-get install libegl1 libgl1-mesa-dri (or your system's Mesa)"
     return [Check("EGL", "optional", "missing: training pictures cannot be rendered", remedy)]
+
+
+def _live() -> list[Check]:
+    """Live sessions: encoders, and the network as the server would use it. Nothing without the extra, which is said."""
+    if any(importlib.util.find_spec(name) is None for name in ("aiortc", "pydantic_settings")):
+        return []
+    from emo_live.transport.rtc_check import check_network
+    from emo_live.transport.rtc_codecs import INSTALL_AV, has_nvenc, working_codecs
+    from emo_live.transport.rtc_net import IceServer, RtcNet
+    from emo_live_server.settings import load
+
+    codecs = working_codecs()
+    detail = ", ".join(sorted(codecs)) + (", h264 on the graphics card" if has_nvenc() else "")
+    checks = [Check("live encoders", "ok" if codecs else "optional", detail or "none", None if codecs else INSTALL_AV)]
+    try:
+        settings = load()
+        secrets = [server.credential for server in settings.ice_servers]
+        servers = tuple(
+            IceServer(server.urls, server.username, secret.get_secret_value() if secret else None)
+            for server, secret in zip(settings.ice_servers, secrets, strict=True)
+        )
+        net = RtcNet(servers, settings.relay_only, settings.udp_ports)
+    except BadInputError as error:
+        return [*checks, Check("settings", "optional", str(error), "correct it before: emo-live serve")]
+    found = asyncio.run(check_network(net, (settings.host, settings.port)))
+    # Rendering files, which decides about this command's exit code, needs no network.
+    state: dict[str, State] = {"ok": "ok", "optional": "optional", "broken": "optional"}
+    return checks + [Check(f"live: {one.name}", state[one.state], one.detail, one.remedy) for one in found]

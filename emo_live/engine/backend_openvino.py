@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import openvino
 
 ASSETS = Path(__file__).parents[1] / "assets" / "tiny"
+_COMPILE_TIMEOUT_S = 120
 _FRAME_INPUTS = {
     "shapes": (),
     "gestures": (),
@@ -54,16 +55,27 @@ _LONGER: dict[str, dict[str, Callable[[int], int]]] = {
 
 
 class OpenVinoBackend:
-    """threads: inference threads; precision: "f32", "bf16" or None for what this CPU does best."""
+    """threads: inference threads; precision: "f32", "bf16" or None for what this CPU does best.
+
+    cache: a folder where what `warm` needs first is kept compiled, for another process (None: nowhere).
+    """
 
     name = "openvino"
 
-    def __init__(self, assets: Path = ASSETS, *, threads: int = 2, precision: str | None = None):
+    def __init__(
+        self,
+        assets: Path = ASSETS,
+        *,
+        threads: int = 2,
+        precision: str | None = None,
+        cache: Path | None = None,
+    ):
         import openvino
 
         if not (assets / "denoise.xml").exists():
             raise EngineError(f"the model files are missing in {assets}: reinstall emo-live")
         self.assets, self.threads = assets, threads
+        self._cache, self._cached = cache, set[tuple[str, int]]()
         self._core = openvino.Core()
         self.precision = precision or self._best_precision()
         self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
@@ -79,12 +91,28 @@ class OpenVinoBackend:
     def warm(self, lengths: tuple[int, ...]) -> None:
         """Starts compiling for these window lengths in the background, in this order."""
         # The denoiser takes longest by far, so it goes first; the portrait is needed before the sound.
+        self._cached |= {("denoise", lengths[0]), ("prepare", 1)}
         self._start("denoise", lengths[0])
         for name in ("prepare", "hear"):
             self._start(name, 1)
         for frames in lengths:
             for name in _FRAME_INPUTS:
                 self._start(name, frames)
+
+    def is_warm(self, frames: int) -> bool:
+        """Whether windows of that length run without compiling anything first."""
+        with self._lock:
+            return all((found := self._compiled.get((name, frames))) and found.done() for name in _FRAME_INPUTS)
+
+    def wait(self, frames: int) -> None:
+        """Returns when windows of that length, for which `warm` was called, can run. EngineError if they cannot."""
+        with self._lock:
+            needed = [self._compiled[name, frames] for name in _FRAME_INPUTS] + [self._compiled["hear", 1]]
+        try:
+            for model in needed:
+                model.result(timeout=_COMPILE_TIMEOUT_S)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot compile the model: {str(error).splitlines()[0]}") from error
 
     def _start(self, name: str, frames: int) -> Future[openvino.CompiledModel]:
         with self._lock:
@@ -111,11 +139,13 @@ class OpenVinoBackend:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
+        if self._cache is not None and (name, frames) in self._cached:
+            options["CACHE_DIR"] = str(self._cache)
         return self._core.compile_model(model, "CPU", options)
 
     def _run(self, name: str, frames: int, inputs: dict[str, Any]) -> Any:
         try:
-            return self._start(name, frames).result(timeout=120)(inputs)
+            return self._start(name, frames).result(timeout=_COMPILE_TIMEOUT_S)(inputs)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed in {name}: {str(error).splitlines()[0]}") from error
 

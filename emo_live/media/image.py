@@ -123,3 +123,8 @@ def _fade(side: int, share: float) -> Float32:
     t = np.clip((np.minimum(place, 1 - place) - 1 / side) / share, 0, 1)
     smooth = t * t * (3 - 2 * t)
     return np.minimum(smooth[:, None], smooth[None, :]).astype(np.float32)
+
+
+def mixed(one: UInt8, other: UInt8, share: float) -> UInt8:
+    """(H, W, 3) pictures: `share` of the other, the rest of the one."""
+    return np.asarray(Image.blend(Image.fromarray(one), Image.fromarray(other), share), dtype=np.uint8)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import PORTRAIT, syllables, write_wav
+from fakes import PORTRAIT, decode, syllables, write_wav
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,8 @@ def run(example: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_every_example_has_a_test() -> None:
     names = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"render_file.py", "progress_and_cancel.py"}
+    live = {"live_session.py", "your_own_voice.py", "several_sessions.py", "over_websocket.py"}
+    assert names == {"render_file.py", "progress_and_cancel.py", *live}
 
 
 def test_render_file(speech: Path, tmp_path: Path) -> None:
@@ -53,3 +54,31 @@ def test_cancel(speech: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "stopped" in done.stdout and "is there a file? False" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["speech.wav"]
+
+
+def test_live_session(speech: Path) -> None:
+    done = run("live_session.py", PORTRAIT, speech, "pattern")
+    assert done.returncode == 0, done.stderr
+    for words in ("UtteranceStarted(utterance='u1')", "ms of u1 before", "interrupted=True", "first frame came"):
+        assert words in done.stdout
+    assert "SessionClosed(reason='closed')" in done.stdout
+
+
+def test_live_session_with_the_model(speech: Path) -> None:
+    done = run("live_session.py", PORTRAIT, speech)
+    assert done.returncode == 0, done.stderr
+    assert "SessionClosed(reason='closed')" in done.stdout
+
+
+def test_your_own_voice(tmp_path: Path) -> None:
+    done = run("your_own_voice.py", PORTRAIT, "one two three", tmp_path / "talk.mp4", "pattern")
+    assert done.returncode == 0, done.stderr
+    pictures, sound, _ = decode(tmp_path / "talk.mp4")
+    assert 25 < len(pictures) < 60 and abs(sound).max() > 0.2
+
+
+def test_several_sessions() -> None:
+    done = run("several_sessions.py", "pattern", PORTRAIT, PORTRAIT, PORTRAIT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pairs") + done.stdout.count("refused, the engine is full") == 3
+    assert " pairs" in done.stdout

@@ -11,13 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "emo_live"
 
-LEAVES = {"types", "errors", "config", "metrics", "hardware", "samples"}
+LEAVES = {"types", "errors", "events", "config", "metrics", "hardware", "samples"}
 
 # What each part may import besides itself and the leaves.
 ALLOWED: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "audio": set(),
-    "media": {"avatar", "face"},
+    "media": {"avatar", "face", "audio"},
     "models": set(),
     "face": set(),
     "avatar_file": {"face"},
@@ -25,12 +25,14 @@ ALLOWED: dict[str, set[str]] = {
     "transport": {"media"},
     "engine": {"models", "avatar", "audio", "face", "media"},
     "render": {"engine", "audio", "media", "avatar", "face", "transport"},
-    "session": {"engine", "audio", "media", "avatar"},
+    "conversation": {"engine", "audio", "media"},
+    "session": {"conversation", "engine", "audio", "media", "avatar"},
     "bench": {"render", "engine", "audio", "media", "avatar", "transport"},
+    "bench_live": {"session", "engine", "audio", "avatar"},
     "training": {"render", "transport", "models", "engine", "audio", "media", "face", "avatar"},
     "integrations": {"session", "render", "avatar", "transport", "media", "audio"},
     "__main__": {"cli"},
-    "cli": {"session", "render", "bench", "avatar", "transport", "media", "audio", "engine"},
+    "cli": {"session", "render", "bench", "bench_live", "avatar", "transport", "media", "audio", "engine"},
 }
 # The command line hands `train` over to an extra; nothing else may know of training.
 EXCEPTIONS = {("cli/train.py", "training")}
@@ -56,6 +58,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "torchvision": (),
     "mediapipe": (),
     "aiortc": ("transport/",),
+    **dict.fromkeys(("fastapi", "uvicorn", "starlette", "pydantic", "structlog", "limits", "jwt", "prometheus_client"), ()),
+    "emo_live_server": ("cli/serve", "cli/bench", "cli/diagnosis"),
+    "aioice": ("transport/rtc_",),
 }
 
 # Extras, and what takes long to load: never merely because somebody wrote `import emo_live`.
@@ -63,6 +68,18 @@ HEAVY = ("torch", "openvino", "cv2", "moderngl", "diffusers", "transformers", "s
 
 PUBLIC = {
     *("Avatar", "render", "RenderOptions", "RenderResult", "AVPair", "Progress"),
+    *(
+        "AvatarSession",
+        "EnginePool",
+        "Controls",
+        "Heard",
+        "SessionStats",
+        "Sink",
+        "MemorySink",
+        "Speaker",
+        "AudioChunk",
+    ),
+    *("UtteranceStarted", "UtteranceFinished", "StateChanged", "Degraded", "Recovered", "StatsReport", "SessionClosed"),
     *("EmoLiveError", "BadInputError", "NotSupportedError", "NotReadyError", "EngineError"),
 }
 

@@ -1,0 +1,397 @@
+"""AvatarSession, the public async API of a live conversation: speech in as it comes, a pair out every 40 ms.
+
+Everything here runs on one event loop and never blocks it; engines run in a process of their own. What is said next,
+when idle steps give way to speech, and what an interrupt does is in `conversation.py`; this module owns the tasks, the
+sinks and the events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import weakref
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from emo_live.audio.framer import check_rate
+from emo_live.audio.tts import HibariSpeaker, Speaker, checked, closable
+from emo_live.audio.utterance import Utterance, as_mono
+from emo_live.avatar import Avatar
+from emo_live.conversation import MARGIN_STEPS, Conversation
+from emo_live.engine.finish import to_its_end
+from emo_live.engine.lane import LaneFrame, Lanes
+from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec
+from emo_live.engine.pool import EnginePool
+from emo_live.engine.window import Controls
+from emo_live.errors import EmoLiveError, EngineError, NotReadyError
+from emo_live.events import Event, EventStream, Heard, SessionClosed, SessionStats, State, StatsReport
+from emo_live.media.pacer import Pacer
+from emo_live.media.sink import MemorySink, Sink
+from emo_live.types import AVPair, Float32
+
+log = logging.getLogger(__name__)
+_WARM_UP_TIMEOUT_S = 120.0
+_CLOSE_TIMEOUT_S = 5.0
+_FIRST_SOUND_TIMEOUT_S = 30.0
+_STATS_EVERY_S = 1.0
+_PIECES_S = 1  # long sound is taken in pieces of this length
+
+
+@functools.cache
+def _default_speaker() -> HibariSpeaker:
+    """Shared by all sessions: its voice loads once."""
+    return HibariSpeaker()
+
+
+class AvatarSession:
+    """One live conversation with one avatar: an async context manager, warmed before it is entered.
+
+    engine: "tiny", "pattern" (flash and beep, for tests), or a factory. size: 256 or 512 px. seed: another one gives
+    another performance. steps: denoising steps. speaker: for `say` (None: hibari, offline). pool: shares one engine
+    process with other sessions (None: one of its own). Entering raises BadInputError for values that cannot be used,
+    NotReadyError if the pool is full, EngineError if the engine cannot start.
+    """
+
+    def __init__(
+        self,
+        avatar: Avatar,
+        *,
+        engine: str | EngineFactory = "tiny",
+        size: int = 512,
+        seed: int = 0,
+        steps: int = 1,
+        speaker: Speaker | None = None,
+        controls: Controls | None = None,
+        pool: EnginePool | Lanes | None = None,
+    ) -> None:
+        self._spec = LiveSpec(_cropped(avatar), size, seed, LiveSettings(controls or Controls(), steps))
+        self._engine, self._pool, self._speaker = engine, pool, speaker
+        self._talk: Conversation | None = None
+        self._pacer = Pacer(self._release)
+        self._sinks: list[Sink] = []
+        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._stack = contextlib.AsyncExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._speaking: set[asyncio.Task[None]] = set()
+        self._pushed: Utterance | None = None  # the one that push_audio adds to
+        self._pushing = asyncio.Lock()  # sound keeps the order in which it was pushed
+        self._room = asyncio.Event()
+        self._filled = asyncio.Event()  # enough frames to begin with
+        self._closed: str | None = None
+        self._freeing: asyncio.Task[None] | None = None
+        self._sink_errors = 0
+        self._began = 0.0
+
+    async def __aenter__(self) -> AvatarSession:
+        if self._talk is not None or self._closed is not None:
+            raise NotReadyError("a session is entered once: make another one")
+        try:
+            async with asyncio.timeout(_WARM_UP_TIMEOUT_S):
+                await self._open()
+        except TimeoutError:
+            await self._stop("the engine did not start")
+            raise EngineError(f"the engine did not start within {_WARM_UP_TIMEOUT_S:.0f} s") from None
+        except BaseException:
+            await self._stop("the session did not start")
+            raise
+        return self
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        pool = self._pool
+        if pool is None:
+            pool = await self._stack.enter_async_context(EnginePool(self._engine, max_sessions=1))
+        lane = await pool.open(self._spec, self)
+        self._stack.push_async_callback(lane.close)
+        self._talk = Conversation(lane, self._spec.settings, loop.time, self._say)
+        self._talk.feed()
+        await self._filled.wait()
+        if self._closed is not None:
+            raise EngineError(self._closed)
+        self._began = loop.time()
+        for job in (self._pacer.run(), self._report()):
+            self._own(asyncio.create_task(job))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As leaving `async with`: closes sinks, wakes whoever waits, frees everything. May be called twice."""
+        await self._stop("closed")
+
+    # -- speech ------------------------------------------------------------------------------------------------------
+
+    async def push_audio(self, pcm: Any, rate_hz: int) -> None:
+        """Say this sound: it is the next part of the open utterance, or begins one. Returns once it has a place.
+
+        pcm: (S,) float32 in [-1, 1] or int16, mono, of any length. Waits while ten seconds of speech wait already. What
+        an interrupt meets half-way is dropped. Raises BadInputError for sound that cannot be used, NotReadyError if the
+        session is not open.
+        """
+        sound = as_mono(pcm)
+        check_rate(rate_hz)
+        self._check_open()
+        async with self._pushing:
+            talk = self._check_open()
+            if self._pushed is None and len(sound):
+                self._pushed = talk.queue.begin()
+            if self._pushed is not None:
+                await self._put(self._pushed, sound, rate_hz)
+
+    async def end_utterance(self) -> str | None:
+        """The open utterance is complete. Returns its id, None if there is none open (any more)."""
+        self._check_open()
+        async with self._pushing:
+            self._check_open()
+            return self._end_pushed()
+
+    def _end_pushed(self) -> str | None:
+        talk, utterance, self._pushed = self._check_open(), self._pushed, None
+        if utterance is None or utterance.cancelled:
+            return None
+        utterance.end()
+        talk.finish_spoken()
+        talk.feed()
+        return utterance.name
+
+    async def say(self, text: str, voice: str | None = None) -> str:
+        """Speak a text after all that waits; sentences follow each other as they are ready. Returns the utterance's id.
+
+        An utterance that push_audio left open ends here. Raises BadInputError for text or a voice that cannot be used,
+        NotSupportedError if no voice is installed, EngineError if the voice fails before its first sound.
+        """
+        checked(text)
+        talk = self._check_open()
+        speaker = self._speaker or _default_speaker()
+        self._end_pushed()
+        utterance = talk.queue.begin()
+        first_sound: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = self._own(asyncio.create_task(self._speak(speaker, text, voice, utterance, first_sound)))
+        self._speaking.add(task)
+        task.add_done_callback(self._speaking.discard)
+        task.add_done_callback(lambda _: self._spoken(utterance, first_sound))
+        try:
+            async with asyncio.timeout(_FIRST_SOUND_TIMEOUT_S):
+                await first_sound
+        except BaseException as error:
+            task.cancel()
+            self._spoken(utterance, first_sound)
+            if isinstance(error, TimeoutError):
+                raise EngineError(f"the voice made no sound within {_FIRST_SOUND_TIMEOUT_S:.0f} s") from None
+            raise
+        return utterance.name
+
+    async def _speak(
+        self, speaker: Speaker, text: str, voice: str | None, utterance: Utterance, first_sound: asyncio.Future[None]
+    ) -> None:
+        try:
+            async with contextlib.aclosing(closable(speaker.speak(text, voice))) as chunks:
+                async for chunk in chunks:
+                    sound = as_mono(chunk.pcm)
+                    check_rate(chunk.rate_hz)
+                    # Now, not when all of it has a place: a sentence may be longer than what may wait.
+                    if len(sound) and not first_sound.done():
+                        first_sound.set_result(None)
+                    if not await self._put(utterance, sound, chunk.rate_hz):
+                        break
+        except Exception as error:
+            if first_sound.done():
+                log.warning("a voice failed in the middle of a text", exc_info=error)
+            else:
+                wrapped = error if isinstance(error, EmoLiveError) else EngineError(f"the voice failed: {error}")
+                first_sound.set_exception(wrapped)
+
+    def _spoken(self, utterance: Utterance, first_sound: asyncio.Future[None]) -> None:
+        """A voice is done, or was stopped, perhaps before it began."""
+        if not first_sound.done():
+            first_sound.set_result(None)
+        utterance.end()
+        if self._talk is not None and self._closed is None:
+            self._talk.finish_spoken()
+            self._talk.feed()
+
+    async def _put(self, utterance: Utterance, sound: Float32, rate_hz: int) -> bool:
+        """False if the utterance was interrupted, or the session closed, before all of it had a place."""
+        step = max(1, int(rate_hz * _PIECES_S))
+        for start in range(0, len(sound), step):
+            while not utterance.has_room and not utterance.cancelled and self._closed is None:
+                self._room.clear()
+                # No timeout: a paused session may wait for long. Pairs, an interrupt and the end wake it.
+                await self._room.wait()
+            if utterance.cancelled or self._closed is not None:
+                return False
+            talk = self._check_open()
+            utterance.push(sound[start : start + step], rate_hz, asyncio.get_running_loop().time())
+            talk.feed()
+        return True
+
+    async def interrupt(self) -> Heard:
+        """Silence from the next pair on: whatever was said or waits is dropped. Returns what of it was heard."""
+        talk = self._check_open()
+        for task in self._speaking:
+            task.cancel()
+        self._pushed = None
+        heard = talk.interrupt()
+        self._room.set()
+        return heard
+
+    async def pause(self) -> None:
+        """Silence from the next pair on; the face idles, and what was not heard waits for `resume`."""
+        self._check_open().pause()
+
+    async def resume(self) -> None:
+        """Go on where `pause` stopped."""
+        self._check_open().resume()
+
+    def control(self, *, speed: float | None = None, motion: float | None = None) -> None:
+        """Head velocity in degrees a second (0 to 30) and strength of motion (0 to 2), from the next window on."""
+        talk = self._check_open()
+        old = talk.settings.controls
+        talk.adjust(controls=Controls(old.speed if speed is None else speed, old.motion if motion is None else motion))
+
+    # -- what comes out ----------------------------------------------------------------------------------------------
+
+    def attach(self, sink: Sink) -> None:
+        """Pairs go to this sink from the next one on. What is attached at the end of the session is closed with it."""
+        if self._closed is not None:
+            raise NotReadyError(f"the session is over: {self._closed}")
+        if sink not in self._sinks:
+            self._sinks.append(sink)
+
+    def detach(self, sink: Sink) -> None:
+        """No more pairs for this sink; it is not closed. Nothing happens if it is not attached."""
+        if sink in self._sinks:
+            self._sinks.remove(sink)
+
+    async def __aiter__(self) -> AsyncIterator[AVPair]:
+        """Every pair from now on; a loop that is more than a second late loses the oldest ones."""
+        sink = MemorySink()
+        self.attach(sink)
+        try:
+            async for pair in sink:
+                yield pair
+        finally:
+            self.detach(sink)
+
+    def events(self) -> EventStream:
+        """What happens from this call on, to be read with `async for`; ends after SessionClosed."""
+        stream = EventStream()
+        if self._closed is not None:
+            stream.put(SessionClosed(self._closed))
+        else:
+            self._streams.add(stream)
+        return stream
+
+    @property
+    def state(self) -> State:
+        return self._talk.state if self._talk is not None else "idle"
+
+    def stats(self) -> SessionStats:
+        """Figures so far; also after the end."""
+        if self._talk is None:
+            return SessionStats()
+        return self._talk.stats(
+            uptime_s=asyncio.get_running_loop().time() - self._began,
+            late_ms=self._pacer.late_ms(),
+            clock_jumps=self._pacer.jumps,
+            sink_errors=self._sink_errors,
+        )
+
+    def _release(self, index: int) -> None:
+        assert self._talk is not None, "the pacer runs in an open session"
+        pair = self._talk.tick(index)
+        self._room.set()
+        for sink in list(self._sinks):
+            try:
+                sink.offer(pair)
+            except Exception:  # its own fault, and no reason to stop the others
+                self._sink_errors += 1
+                log.exception("a sink failed and was detached")
+                self.detach(sink)
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(_STATS_EVERY_S)
+            self._say(StatsReport(self.stats()))
+
+    def _say(self, event: Event) -> None:
+        for stream in list(self._streams):
+            stream.put(event)
+
+    # -- the engine's side (LaneOwner) -------------------------------------------------------------------------------
+
+    def frame_came(self, frame: LaneFrame) -> None:
+        if self._talk is not None:
+            self._talk.frame_came(frame)
+            if self._talk.playout.depth >= MARGIN_STEPS:
+                self._filled.set()
+
+    def engine_lost(self, reason: str) -> None:
+        if self._talk is not None:
+            self._talk.engine_lost(reason)
+
+    def engine_back(self) -> None:
+        if self._talk is not None:
+            self._talk.engine_back()
+
+    def engine_gone(self, reason: str) -> None:
+        self._end(reason)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> Conversation:
+        if self._closed is not None:
+            raise NotReadyError(f"the session is over: {self._closed}")
+        if self._talk is None:
+            raise NotReadyError("the session is not open: use `async with`")
+        return self._talk
+
+    def _own(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _end(self, reason: str) -> None:
+        """No more pairs; whoever waits is woken, and everything is freed by a task that `close` waits for."""
+        if self._closed is not None:
+            return
+        self._closed = reason
+        for task in self._tasks:
+            task.cancel()
+        self._room.set()
+        self._filled.set()
+        self._say(SessionClosed(reason))
+        self._freeing = asyncio.create_task(self._free())
+
+    async def _stop(self, reason: str) -> None:
+        """Frees everything; may be called twice, and while tasks still run."""
+        self._end(reason)
+        assert self._freeing is not None, "what has ended is being freed"
+        await to_its_end(self._freeing)
+
+    async def _free(self) -> None:
+        tasks = [task for task in self._tasks if not task.done()]
+        sinks, self._sinks = self._sinks, []
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
+        for sink in sinks:
+            try:
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await sink.close()
+            except Exception:
+                log.exception("a sink did not close")
+        await self._stack.aclose()
+
+
+def _cropped(avatar: Avatar) -> Avatar:
+    """Without the picture around the crop, which may be large and is never shown live."""
+    if avatar.picture.nbytes <= avatar.portrait.nbytes:
+        return avatar
+    return Avatar(avatar.portrait, avatar.landmarks, avatar.portrait, np.eye(2, 3))

@@ -1,0 +1,191 @@
+"""The whole measurement: an ideal sender, a bad one that must be noticed, and emo_live, one after the other.
+
+All three in one run, because how a browser on this machine delays sound against pictures is part of what it shows.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from emo_live.hardware import describe
+from emo_live_server.browser_bench.chromium import SETTLING_S, Summary, launched, summarize, watch
+from emo_live_server.browser_bench.processes import Server, free_port, running, usage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CONTROL_SKEW_MS = 150.0
+OFFSET_S = SETTLING_S + 14.0  # watched for each offset
+_REFERENCE = "emo_live_server.browser_bench.reference"
+_TEXT = "This sentence is spoken again and again, so that the face has something to do while its pictures are counted."
+_EVERY_S = 9.0  # about as long as the text takes to speak, and two seconds of rest
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetRow:
+    """beep_after_flash_ms: median. from_ideal_ms: how much more than with the ideal sender."""
+
+    sender: str
+    beep_after_flash_ms: float | None
+    from_ideal_ms: float | None
+    spread_ms: float | None
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRow:
+    """The model speaking, watched in the browser.
+
+    start_to_picture_ms: from asking for a session to its first picture on the screen, as after a click on Start.
+    engine_ms to level: what the server says at the end; level: of degradation, 0 is none. server_cores: mean processor
+    use of server and engine; server_rss_mb: peak of their memory, counting what they share twice.
+    """
+
+    seconds: float
+    fps: float
+    gap_p50_ms: float
+    gap_p95_ms: float
+    gap_max_ms: float
+    freezes: int
+    freeze_s: float
+    start_to_picture_ms: float
+    codec: str
+    engine_ms: float
+    underruns: int
+    level: int
+    server_cores: float | None
+    server_rss_mb: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserReport:
+    machine: dict[str, Any]
+    size: int
+    offsets: tuple[OffsetRow, ...]
+    live: tuple[LiveRow, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(*, seconds: float, size: int, progress: Callable[[str], None] = lambda watched: None) -> BrowserReport:
+    """seconds: how long the speaking model is watched. progress: called with what is watched next."""
+    senders: dict[str, Callable[[Browser], Summary]] = {
+        "ideal": lambda browser: view_reference(browser, size=size),
+        f"bad, {CONTROL_SKEW_MS:.0f} ms": lambda browser: view_reference(browser, size=size, skew_ms=CONTROL_SKEW_MS),
+        "emo_live": lambda browser: view_pattern(browser, size=size),
+    }
+    found: dict[str, Summary] = {}
+    with launched() as browser:
+        for name, look in senders.items():
+            progress(f"flash and beep of the sender {name!r} for {OFFSET_S:.0f} s")
+            found[name] = look(browser)
+        progress(f"the speaking model for {seconds:.0f} s")
+        live = view_live(browser, seconds=seconds, size=size)
+    rows = tuple(_offset_row(name, summary, found["ideal"]) for name, summary in found.items())
+    return BrowserReport(describe(), size, rows, (live,))
+
+
+def reference(size: int, skew_ms: float = 0.0) -> AbstractContextManager[Server]:
+    """The ideal sender, or a bad one; its address is /whep."""
+    port = free_port()
+    return running(_REFERENCE, str(port), str(size), str(skew_ms), port=port)
+
+
+def whep_address(server: Server) -> str:
+    """Of the default avatar of `emo-live serve`."""
+    with urllib.request.urlopen(f"{server.url}/v1/config", timeout=10) as reply:
+        return f"{server.url}/whep/{json.load(reply)['default_avatar']}"
+
+
+def view_reference(browser: Browser, *, size: int, skew_ms: float = 0.0) -> Summary:
+    with reference(size, skew_ms) as server:
+        return summarize(watch(browser, f"{server.url}/whep", seconds=OFFSET_S))
+
+
+def view_pattern(browser: Browser, *, size: int) -> Summary:
+    """Flash and beep through the whole of emo_live: session, playout, pacer, encoder, WHEP."""
+    with serving("pattern", size) as server:
+        return summarize(watch(browser, whep_address(server), seconds=OFFSET_S))
+
+
+def view_live(browser: Browser, *, seconds: float, size: int) -> LiveRow:
+    with serving("tiny", size) as server:
+        began_s = time.monotonic()
+        session = _post(f"{server.url}/v1/sessions", {"greet": False})
+        session_ms = (time.monotonic() - began_s) * 1000
+        say = {"url": f"{server.url}/v1/sessions/{session['id']}/say", "text": _TEXT, "everyS": _EVERY_S}
+        with _Meter(server.pid) as meter:
+            viewing = watch(browser, server.url + session["webrtc_url"], seconds=seconds, say=say)
+        with urllib.request.urlopen(f"{server.url}/v1/sessions/{session['id']}/stats", timeout=20) as reply:
+            told = json.load(reply)["session"]
+    summary = summarize(viewing)
+    return LiveRow(
+        seconds=seconds,
+        fps=summary.fps,
+        gap_p50_ms=summary.gap_p50_ms,
+        gap_p95_ms=summary.gap_p95_ms,
+        gap_max_ms=summary.gap_max_ms,
+        freezes=summary.freezes,
+        freeze_s=summary.freeze_s,
+        start_to_picture_ms=session_ms + summary.start_ms,
+        codec=summary.codec,
+        engine_ms=told["engine_ms_per_frame"],
+        underruns=told["underruns"],
+        level=told["level"],
+        server_cores=meter.cores,
+        server_rss_mb=meter.peak_mb,
+    )
+
+
+def serving(engine: str, size: int) -> AbstractContextManager[Server]:
+    """Context manager of a `Server`: `emo-live serve` with an engine, ready."""
+    port = free_port()
+    arguments = ("emo_live", "serve", "--quiet", "--port", str(port), "--engine", engine, "--size", str(size))
+    return running(*arguments, port=port, ready="/readyz")
+
+
+def _offset_row(sender: str, summary: Summary, ideal: Summary) -> OffsetRow:
+    known = summary.offset_ms is not None and ideal.offset_ms is not None
+    from_ideal = summary.offset_ms - ideal.offset_ms if known else None  # type: ignore[operator]
+    return OffsetRow(sender, summary.offset_ms, from_ideal, summary.spread_ms, summary.seconds_compared)
+
+
+def _post(url: str, content: dict[str, Any]) -> Any:
+    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        return json.load(reply)
+
+
+class _Meter:
+    """Processor time and memory of a process and its children, looked at once a second by a thread of its own."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._stop = pid, Event()
+        self._thread = Thread(target=self._look, name="usage", daemon=True)
+        self.cores: float | None = None
+        self.peak_mb: float | None = None
+
+    def __enter__(self) -> _Meter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _look(self) -> None:
+        first, started_s = usage(self._pid), time.monotonic()
+        while first is not None and not self._stop.wait(1.0):
+            now = usage(self._pid)
+            if now is None:
+                return
+            self.cores = (now.cpu_s - first.cpu_s) / (time.monotonic() - started_s)
+            self.peak_mb = max(self.peak_mb or 0.0, now.rss_mb)
