@@ -88,7 +88,6 @@ def _stages(avatar: Avatar, threads: int) -> tuple[str, dict[str, float]]:
     from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, log_mel
     from emo_live.engine.backend_openvino import OpenVinoBackend
     from emo_live.engine.base import WindowInputs
-    from emo_live.engine.motion_prior import FaceMotion
     from emo_live.engine.pictures import PictureMaker
     from emo_live.engine.window import DEFAULT_SPEED
 
@@ -103,10 +102,9 @@ def _stages(avatar: Avatar, threads: int) -> tuple[str, dict[str, float]]:
         sound = backend.hear(log_mel(pcm))[-(FRAMES + around) * 2 :]
         given = WindowInputs(z[:2], z, sound, np.full(FRAMES + around, DEFAULT_SPEED, np.float32))
         noise = random.normal(size=(TINY.gestures.reach + FRAMES, TINY.gestures.noise)).astype(np.float32)
-        face = FaceMotion(backend.prior, avatar.landmarks)
 
         def foretell() -> None:
-            face.anchor(backend.shapes(sound), backend.gestures(noise, DEFAULT_SPEED))
+            prepared.face.anchor(backend.shapes(sound), backend.gestures(noise, DEFAULT_SPEED))
 
         every_size = {
             "hearing (log-mel, whisper)": _ms(lambda: backend.hear(log_mel(pcm))),

@@ -17,7 +17,7 @@ from emo_live import samples
 from emo_live.avatar import Avatar
 from emo_live.config import POSE, TINY
 from emo_live.engine.base import Prepared, WindowInputs
-from emo_live.engine.motion_prior import MotionPrior, raw_traits, readout_of
+from emo_live.engine.motion_prior import FaceMotion, MotionPrior, raw_traits, readout_of
 from emo_live.engine.pictures import FLOW_SIZE, MOUTH_SIZE, mouth_origin
 from emo_live.engine.test_pattern import TestPatternEngine
 from emo_live.render import RenderOptions
@@ -121,7 +121,9 @@ class FakeBackend:
     prior: MotionPrior = field(default_factory=plain_prior)
 
     def prepare(self, avatar: Avatar) -> Prepared:
-        return Prepared(avatar, avatar.portrait, mouth_origin(avatar.landmarks), {})
+        return Prepared(
+            avatar, avatar.portrait, mouth_origin(avatar.landmarks), FaceMotion(self.prior, avatar.landmarks), {}
+        )
 
     def hear(self, mel: Float32) -> Float32:
         return mel.max(axis=0).reshape(-1, 2).mean(axis=1, keepdims=True)

@@ -19,7 +19,7 @@ from emo_live.config import TINY
 from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.blas_threads import ONE_BLAS_THREAD
 from emo_live.engine.locator_mask import locator_mask
-from emo_live.engine.motion_prior import MotionPrior
+from emo_live.engine.motion_prior import FaceMotion, MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.engine.tiny_graphs import bank_inputs
 from emo_live.errors import EngineError
@@ -164,7 +164,7 @@ class OpenVinoBackend:
         features = {key: result[key].copy() for key in (*bank_inputs(), "face", "inside")}
         with self._lock:
             self._compiled.pop(("prepare", 1), None)  # 130 MB that are needed once per avatar
-        return Prepared(avatar, avatar.portrait, origin, features)
+        return Prepared(avatar, avatar.portrait, origin, FaceMotion(self.prior, avatar.landmarks), features)
 
     def hear(self, mel: Float32) -> Float32:
         out: Float32 = self._run("hear", 1, {"mel": mel[None]})[0][0]

@@ -13,7 +13,7 @@ from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.locator_mask import locator_mask
-from emo_live.engine.motion_prior import MotionPrior
+from emo_live.engine.motion_prior import FaceMotion, MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.autoencoder import AppearanceEncoder, FlowDecoder, MouthPainter
@@ -64,7 +64,8 @@ class TorchBackend:
         mask = self._tensor(locator_mask(avatar.landmarks, TINY.mask_size)[None])
         face, inside = self.appearance(portrait, portrait[:, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE])
         emo = self.emo.prepare(F.avg_pool2d(portrait, 2), mask)
-        return Prepared(avatar, avatar.portrait, origin, {"emo": emo, "face": face, "inside": inside})
+        features = {"emo": emo, "face": face, "inside": inside}
+        return Prepared(avatar, avatar.portrait, origin, FaceMotion(self.prior, avatar.landmarks), features)
 
     @torch.inference_mode()
     def hear(self, mel: Float32) -> Float32:

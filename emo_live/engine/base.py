@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from emo_live.avatar import Avatar
-from emo_live.engine.motion_prior import MotionPrior
+from emo_live.engine.motion_prior import FaceMotion, MotionPrior
 from emo_live.types import Float32, Int16, UInt8
 
 
@@ -17,12 +17,14 @@ from emo_live.types import Float32, Int16, UInt8
 class Prepared:
     """An avatar as one backend wants it: computed once, used for every window.
 
-    portrait: (512, 512, 3) uint8; mouth_origin: x, y px of the painted square in it; features: the backend's own.
+    portrait: (512, 512, 3) uint8; mouth_origin: x, y px of the painted square in it; face: how it moves before the
+    network is asked; features: the backend's own.
     """
 
     avatar: Avatar
     portrait: UInt8
     mouth_origin: tuple[int, int]
+    face: FaceMotion
     features: dict[str, Any]
 
 

@@ -125,14 +125,15 @@ class FaceMotion:
     def __init__(self, prior: MotionPrior, landmarks: Float32):
         self.prior, size = prior, prior.fields.shape[-1]
         traits = prior.traits(landmarks)
-        self._head = np.einsum("p,pqk->qk", traits, prior.head.reshape(len(traits), POSE, -1))
+        head = np.einsum("p,pqk->qk", traits, prior.head.reshape(len(traits), POSE, -1))
+        self._head = prior.decode(prior.latents(head))[:, :2].reshape(POSE, -1)  # flow of a unit of each part of pose
         self._fields = prior.expressions(landmarks).reshape(len(prior.fields), -1)
         self._pixels = np.arange(size, dtype=np.float32)
 
     def anchor(self, shapes: Float32, gestures: Float32) -> Float32:
         """(T, S) mouth shapes, (T, G) gestures -> (T, C, h, w), what they foretell."""
         prior, frames = self.prior, len(shapes)
-        turned = prior.decode(prior.latents(gestures[:, -POSE:] @ self._head))[:, :2]
+        turned = (gestures[:, -POSE:] @ self._head).reshape(frames, 2, *prior.fields.shape[2:])
         weights = np.concatenate([gestures[:, :-POSE], shapes, np.ones((frames, 1), np.float32)], 1)
         still = (weights @ self._fields).reshape(frames, *prior.fields.shape[1:])
         moved = sample(still, self._pixels + turned[:, 0], self._pixels[:, None] + turned[:, 1])

@@ -15,7 +15,7 @@ import numpy as np
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_STEP, log_mel
 from emo_live.config import POSE, TINY
 from emo_live.engine.base import Backend, EngineFrame, Prepared, WindowInputs
-from emo_live.engine.motion_prior import FaceMotion, FrameNoise, GestureNoise
+from emo_live.engine.motion_prior import FrameNoise, GestureNoise
 from emo_live.engine.pictures import PictureMaker
 from emo_live.engine.schedule import FewStepSampler
 from emo_live.errors import BadInputError
@@ -81,7 +81,7 @@ class RollingWindow:
         self.pictures = PictureMaker(backend, avatar, size, full_frame=full_frame)
         self.shape = self.pictures.shape
         self._cancelled = threading.Event()
-        self._noise, self._face = FrameNoise(seed, backend.prior), FaceMotion(backend.prior, avatar.avatar.landmarks)
+        self._noise = FrameNoise(seed, backend.prior)
         self._gesture_noise = GestureNoise(seed, TINY.gestures.noise, TINY.gestures.reach)
         self._latents: deque[Float32] = deque(
             [np.zeros(backend.prior.shape, np.float32)] * MOTION_FRAMES, maxlen=HISTORY + MOTION_FRAMES
@@ -159,7 +159,7 @@ class RollingWindow:
         tokens = self.backend.hear(log_mel(self._context(self.index + length + LOOK_AHEAD)))
         sound = tokens[-(length + NEIGHBOURS + LOOK_AHEAD) * TOKENS_PER_STEP :]
         prior, end = self.backend.prior, self.index + length
-        anchor = self._face.anchor(self.backend.shapes(sound), self._gestures(self.index, end))
+        anchor = self.avatar.face.anchor(self.backend.shapes(sound), self._gestures(self.index, end))
         motion = np.stack([self._latents[i] for i in range(-MOTION_FRAMES, 0)])
         speed = np.full(length + 2 * NEIGHBOURS, self.controls.speed, np.float32)
         given = WindowInputs(motion, anchor, sound, speed)

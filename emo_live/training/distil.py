@@ -1,8 +1,9 @@
-"""The one-step student. Starts as the teacher, whose first step is the mean; learns to draw whole windows in one step.
+"""The one-step student. Starts as the teacher, whose first step is the mean of all it could draw; learns to make whole
+windows in one step, from the end of its own window before, so that roll-outs do not drift.
 
-Loss: the energy score (Gneiting and Raftery 2007) of two draws against the true window, over lips, eyes and everything.
-It is smallest only where the draws have the truth's distribution, so blinks and head motion stay random instead of
-averaging out. A share of the windows continues the student's own output, so that roll-outs do not drift.
+What should vary (heads, lids, brows, gaze) is drawn by the gestures that the anchor has. For the rest the student
+learns the likeliest: lips that vary by themselves are lips that miss the sound (docs/LOG.md). A share of the batches
+learns the second of two steps.
 """
 
 from __future__ import annotations
@@ -60,11 +61,6 @@ def changed(portrait: Portrait, change: Callable[[Tensor], Tensor]) -> Portrait:
     return Portrait(change(portrait.code), features, change(portrait.locator), masks)
 
 
-def twice(x: Tensor) -> Tensor:
-    """(B, ...) -> (2 B, ...), all rows and then all again."""
-    return torch.cat([x, x])
-
-
 def parts(mask: Tensor, size: int) -> Tensor:
     """(B, 4, H, W) locator masks -> (B, 3, size, size): where lips, eyes and everything count."""
     wide = widened(mask, size)
@@ -72,7 +68,8 @@ def parts(mask: Tensor, size: int) -> Tensor:
 
 
 def distances(a: Tensor, b: Tensor, where: Tensor, channels: Tensor) -> Tensor:
-    """(B,) weighted distances of windows (B, T, C, h, w): of parts over the window, of lips per frame, of motion."""
+    """(B,) weighted distances of windows (B, T, C, h, w): of parts over the window, of lips and eyes per frame, of
+    motion."""
     cells = where.sum((2, 3)) * a.shape[2]  # (B, 3)
 
     def per_frame(x: Tensor) -> Tensor:
@@ -80,9 +77,9 @@ def distances(a: Tensor, b: Tensor, where: Tensor, channels: Tensor) -> Tensor:
 
     placed, moved = per_frame(a - b), per_frame((a - b).diff(dim=1))
     window = (placed.mean(2) / cells + 1e-6).sqrt() @ a.new_tensor(PART_GAINS)
-    lips = (placed[:, 0] / cells[:, :1] + 1e-6).sqrt().mean(1)
+    often = (placed[:, :2] / cells[:, :2, None] + 1e-6).sqrt().mean(2).sum(1)
     motion = (moved.mean(2) / cells + 1e-6).sqrt() @ a.new_tensor(MOVE_GAINS)
-    return window + lips + motion
+    return window + often + motion
 
 
 class DistilLoss:
@@ -102,20 +99,12 @@ class DistilLoss:
             portrait = model.prepare(now["portrait"], now["mask"])
             anchor = model.anchor(now)
             target = model.deviation(now["z"], anchor)
-            motion = self._motion(before, now, portrait, past)
-            bank = {name: twice(value) for name, value in model.motion_bank(motion, portrait).items()}
+            bank = model.motion_bank(self._motion(before, now, portrait, past), portrait)
             tokens, speed = model.audio_tokens(now["features"]), model.speed_encoder(now["velocity"])
             shapes = model.shape_loss(tokens, now["arkit"])
-            given = Given(changed(portrait, twice), bank, twice(anchor), twice(tokens), twice(speed))
-            draws = self._draw(noise, given)
-        a, b = draws.chunk(2)
-        where = parts(now["mask"], target.shape[-1])
-        miss = (self._distance(a, target, where) + self._distance(b, target, where)) / 2
-        spread = self._distance(a, b, where)
-        return {"loss": miss - 0.5 * spread + shapes, "miss": miss, "spread": spread, "shapes": shapes}
-
-    def _distance(self, a: Tensor, b: Tensor, where: Tensor) -> Tensor:
-        return distances(a, b, where, self.channels).mean()
+            made = self._draw(noise, Given(portrait, bank, anchor, tokens, speed))
+        miss = distances(made, target, parts(now["mask"], target.shape[-1]), self.channels).mean()
+        return {"loss": miss + shapes, "miss": miss, "shapes": shapes}
 
     def _draw(self, noise: Tensor, given: Given) -> Tensor:
         """One step from noise; or, for some batches, the second of two steps, behind the first one's own result."""
@@ -128,11 +117,10 @@ class DistilLoss:
         return predict_clean(self.model, noisy, self.second, given)
 
     def _noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise of the window before, (B, T, C, h, w), and of two draws that continue it, (2B, T, C, h, w)."""
+        """Noise of the window before and of the one that continues it, (B, T, C, h, w) each."""
         (size, frames), prior = z.shape[:2], self.model.prior
-        past = prior.white(size, TAPS - 1 + frames)
-        draws = [torch.cat([past, prior.white(size, frames)], 1)[:, -(TAPS - 1 + frames) :] for _ in range(2)]
-        return prior.noise(past, z.shape[2:]), prior.noise(torch.cat(draws), z.shape[2:])
+        both = prior.noise(prior.white(size, TAPS - 1 + 2 * frames), z.shape[2:])
+        return both[:, :frames], both[:, frames:]
 
     @torch.no_grad()
     def _motion(self, before: dict[str, Tensor], now: dict[str, Tensor], portrait: Portrait, noise: Tensor) -> Tensor:

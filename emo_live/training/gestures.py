@@ -15,7 +15,7 @@ from torch import Tensor
 
 from emo_live.config import POSE, TINY
 from emo_live.models.gestures import GESTURES, Gestures
-from emo_live.training.motion_data import MotionData, gestures_of, mirrored_pose
+from emo_live.training.motion_data import LIDS, MotionData, gestures_of, mirrored_pose
 from emo_live.training.run import Budget, Run, optimizers
 from emo_live.types import FPS
 
@@ -23,7 +23,6 @@ DRAWS = 4
 SPAN = 48  # frames of a stretch
 LENGTHS = (1, 6, 16, 48)  # frames of the parts that are scored
 POSES = list(range(GESTURES - POSE, GESTURES))
-LIDS = [9, 10]  # columns of eyeBlinkLeft and eyeBlinkRight
 GROUPS = (POSES, LIDS, [i for i in range(GESTURES - POSE) if i not in LIDS])  # what is scored together
 CALMEST = 0.25  # share of a head's motion that is left
 CLOSED = 0.5  # of a lid, from where on it counts as a blink

@@ -25,6 +25,8 @@ from emo_live.types import FPS
 
 VELOCITY_SPAN = 25  # frames over which the head's speed is averaged
 FIRST_SHARE = 0.04  # of the windows start from the portrait itself
+BLINK_SHARE = 0.25  # of the windows have closing lids in them, if the track has any: blinks are rare and must close
+CLOSING, LIDS = 0.5, [9, 10]  # of a lid; the ARKit weights eyeBlinkLeft and eyeBlinkRight
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,16 @@ class MotionData:
             "mirrored": ~row["mirrored"],
         }
 
+    @staticmethod
+    def _start(track: Track, last: int, before: int, random: np.random.Generator) -> int:
+        """Where a window may start, 1 to `last`, `before` frames before those that it is about."""
+        blinks = np.flatnonzero(track.arkit[:, LIDS].mean(1) > CLOSING)
+        if len(blinks) and random.random() < BLINK_SHARE:
+            start = int(random.choice(blinks)) - before - int(random.integers(4))
+        else:
+            start = int(random.integers(last + STRIDE))
+        return int(np.clip(start // STRIDE, 1, last // STRIDE)) * STRIDE
+
     def batches(self, size: int, lengths: tuple[int, ...], seed: int, ahead: int = 0) -> Iterator[dict[str, Tensor]]:
         """Random windows, (size, 1 + ahead, ...): `ahead` more follow each one, for training on own output."""
         random = np.random.default_rng(seed)
@@ -149,7 +161,7 @@ class MotionData:
             for k in random.choice(len(self.tracks), size, p=weights / weights.sum()):
                 track = self.tracks[k]
                 last = len(track.z) - frames * (ahead + 1)
-                start = 0 if random.random() < FIRST_SHARE else int(random.integers(1, last // STRIDE + 1)) * STRIDE
+                start = 0 if random.random() < FIRST_SHARE else self._start(track, last, frames * ahead, random)
                 variant, mirror = int(random.integers(len(track.features))), random.random() < 0.5
                 gain, shift = random.uniform(0.75, 1.25), random.uniform(-0.12, 0.12)
                 for j in range(ahead + 1):

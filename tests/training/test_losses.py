@@ -1,4 +1,4 @@
-"""What the losses are made of: weights, distances, the energy score, drift corrected, noise that continues."""
+"""What the losses are made of: weights, distances, noise that continues."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def test_distances(mask: Tensor, basis: MotionBasis) -> None:
     assert (apart > 1).all()
 
 
-def test_a_still_offset_counts_in_every_part_and_once_more_at_the_lips() -> None:
+def test_a_still_offset_counts_in_every_part_and_once_more_at_lips_and_eyes() -> None:
     z, where = torch.zeros(1, 5, 4, 3, 3), torch.ones(1, 3, 3, 3)
     for offset in (0.5, 2.0):
         total = float(distances(z, z + offset, where, torch.ones(4, 1, 1)))
-        assert total == pytest.approx((sum(PART_GAINS) + 1) * offset, rel=0.02)
+        assert total == pytest.approx((sum(PART_GAINS) + 2) * offset, rel=0.02)
 
 
 def test_lips_count_more_than_a_corner(mask: Tensor, basis: MotionBasis) -> None:
@@ -111,35 +111,13 @@ def test_a_still_offset_and_a_trembling_one(mask: Tensor, basis: MotionBasis) ->
     assert (distances(z, z + sign, where, channels) > 1.3 * distances(z, z + 1, where, channels)).all()
 
 
-def test_the_energy_score_is_smallest_for_the_right_distribution() -> None:
-    """Truth is normal; draws with another mean or another spread, smaller above all, score worse."""
-    torch.manual_seed(0)
-    rows, shape = 4000, (2, 3, 2, 2)
-    truth, first, second = (torch.randn(rows, *shape) for _ in range(3))
-    where, channels = torch.ones(rows, 3, 2, 2), torch.ones(3, 1, 1)
-
-    def score(mean: float, spread: float) -> float:
-        a, b = mean + spread * first, mean + spread * second
-        miss = (distances(a, truth, where, channels) + distances(b, truth, where, channels)).mean() / 2
-        return float(miss - 0.5 * distances(a, b, where, channels).mean())
-
-    scores = {(m, s): score(m, s) for m in (-0.4, 0.0, 0.4) for s in (0.0, 0.6, 1.0, 1.4)}
-    assert min(scores, key=lambda place: scores[place]) == (0.0, 1.0)
-    assert score(0, 0) > score(0, 1) + 0.3, "the average of everything is no answer"
-
-
 def test_noise_of_a_window_continues_that_of_the_one_before(prior: MotionPrior, layer: PriorLayer) -> None:
     torch.manual_seed(0)
     loss: Any = SimpleNamespace(device=CPU, model=stub(prior=layer))
-    past, draws = (unit_noise(layer, noise) for noise in DistilLoss._noise(loss, torch.zeros(900, 4, 16, 16, 16)))
-    assert past.shape == (900, 4, 24) and draws.shape == (1800, 4, 24)
-    assert prior.decay.max() > 0.5
-    for draw in (draws[:900], draws[900:]):
-        np.testing.assert_allclose((past[:, -1] * draw[:, 0]).mean(0), prior.decay, atol=0.2)
-        np.testing.assert_allclose(draw.std((0, 1)), 1, atol=0.15)
-    np.testing.assert_allclose((draws[:900, 0] * draws[900:, 0]).mean(0), prior.decay**2, atol=0.25)
-    apart = [np.square(draws[:900, t] - draws[900:, t]).mean() for t in (0, 3)]
-    assert 0.02 < apart[0] < apart[1], "one past, two futures"
+    past, now = (unit_noise(layer, noise) for noise in DistilLoss._noise(loss, torch.zeros(900, 4, 16, 16, 16)))
+    assert past.shape == now.shape == (900, 4, 24) and prior.decay.max() > 0.5
+    np.testing.assert_allclose((past[:, -1] * now[:, 0]).mean(0), prior.decay, atol=0.2)
+    np.testing.assert_allclose(now.std((0, 1)), 1, atol=0.15)
 
 
 def unit_noise(layer: PriorLayer, noise: Tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from emo_live.errors import BadInputError
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.gestures import GESTURES
 from emo_live.training.motion_data import (
+    BLINK_SHARE,
     FIRST_SHARE,
+    LIDS,
     MotionData,
     gestures_of,
     head_velocity,
@@ -151,6 +154,19 @@ def test_every_place_of_a_track_is_used(data: MotionData) -> None:
         located(data, z.numpy()) for batch in islice(data.batches(16, (8,), seed=3), 12) for z in batch["z"][:, 0]
     ]
     assert {place[1] for place in places if place} == set(range(0, 57, STRIDE))
+
+
+def test_closing_lids_are_seen_often(data: MotionData) -> None:
+    """In windows whose track has some, or they would be learnt last."""
+    track = replace(data.tracks[0], arkit=np.zeros_like(data.tracks[0].arkit))
+    track.arkit[40:43, LIDS] = 1
+    random = np.random.default_rng(0)
+    starts = np.array([MotionData._start(track, 48, 8, random) for _ in range(400)])
+    assert starts.min() >= STRIDE and starts.max() <= 48 and not (starts % STRIDE).any()
+    seen = (starts + 8 <= 42) & (starts + 16 > 40)  # the second of two windows
+    assert seen.mean() > BLINK_SHARE
+    track.arkit[:] = 0
+    assert len({MotionData._start(track, 48, 8, random) for _ in range(400)}) == 24
 
 
 def test_velocity_of_the_head() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import bundled_avatar
+from fakes import bundled_avatar, plain_prior
 from PIL import Image, ImageFilter
 from torch import Tensor
 
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared
+from emo_live.engine.motion_prior import FaceMotion
 from emo_live.engine.pictures import MOUTH_SIZE, PictureMaker
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.training.autoencoder import Autoencoder, decode
@@ -57,7 +58,7 @@ def both(model: Autoencoder, portrait: np.ndarray, origin: tuple[int, int], z: T
         trained = decode(model, batch, z)
         x, y = origin
         face, inside = model.appearance(picture[None], picture[None, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE])
-    prepared = Prepared(bundled_avatar(), portrait, origin, {})
+    prepared = Prepared(bundled_avatar(), portrait, origin, FaceMotion(plain_prior(), bundled_avatar().landmarks), {})
     backend: Any = Painting(model, face, inside)
     shown = PictureMaker(backend, prepared, size).make(z.numpy())
     return trained, torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -58,7 +58,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "torchvision": (),
     "mediapipe": (),
     "aiortc": ("transport/",),
-    **dict.fromkeys(("fastapi", "uvicorn", "starlette", "pydantic", "structlog", "limits", "jwt", "prometheus_client"), ()),
+    **dict.fromkeys(
+        ("fastapi", "uvicorn", "starlette", "pydantic", "structlog", "limits", "jwt", "prometheus_client"), ()
+    ),
     "emo_live_server": ("cli/serve", "cli/bench", "cli/diagnosis"),
     "aioice": ("transport/rtc_",),
 }

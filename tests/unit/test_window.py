@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,19 @@ STEP = 640
 
 
 @dataclass
+class FakeFace:
+    """One of shapes and gestures, in this order, moves the first channel so far."""
+
+    moved: tuple[int, float]
+
+    def anchor(self, shapes: np.ndarray, gestures: np.ndarray) -> np.ndarray:
+        anchor = np.zeros((len(shapes), *plain_prior().shape), np.float32)
+        cause, amount = self.moved
+        anchor[:, 0] = amount * np.concatenate([shapes, gestures], 1)[:, cause, None, None]
+        return anchor
+
+
+@dataclass
 class FakeBackend:
     """Latents of a frame are its noise plus the mean of the sound it sees, so every dependence shows in the result."""
 
@@ -31,6 +43,7 @@ class FakeBackend:
     calls: list[tuple[int, np.ndarray]] = field(default_factory=list)
     answers: list[np.ndarray] = field(default_factory=list)
     on_denoise: Any = None
+    moved: tuple[int, float] = (0, 0.0)  # by what a face is moved before the network is asked
 
     def hear(self, mel: np.ndarray) -> np.ndarray:
         return mel  # the tests replace log_mel by the identity
@@ -80,9 +93,10 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(policy: WindowPolicy = OFFLINE, backend: FakeBackend | None = None, **options: Any) -> RollingWindow:
-    avatar = SimpleNamespace(landmarks=np.zeros((478, 2), np.float32))
-    prepared = Prepared(avatar, np.zeros((512, 512, 3), np.uint8), (0, 0), {})  # type: ignore[arg-type]
-    return RollingWindow(backend or FakeBackend(), prepared, policy=policy, **options)  # type: ignore[arg-type]
+    backend = backend or FakeBackend()
+    avatar, face = SimpleNamespace(), FakeFace(backend.moved)
+    prepared = Prepared(avatar, np.zeros((512, 512, 3), np.uint8), (0, 0), face, {})  # type: ignore[arg-type]
+    return RollingWindow(backend, prepared, policy=policy, **options)  # type: ignore[arg-type]
 
 
 def speech(steps: int, seed: int = 0) -> np.ndarray:
@@ -161,39 +175,18 @@ def test_noise_is_normal_and_as_slow_as_it_should_be() -> None:
         assert np.mean(values[1:] * values[:-1]) == pytest.approx(expected, abs=0.06)
 
 
-@pytest.fixture
-def moved_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
-    """One of shapes and gestures, in this order, moves the first channel of every face."""
-
-    def move(cause: int, amount: float) -> None:
-        class Moved:
-            def __init__(self, prior: MotionPrior, landmarks: np.ndarray):
-                self.shape = prior.shape
-
-            def anchor(self, shapes: np.ndarray, gestures: np.ndarray) -> np.ndarray:
-                anchor = np.zeros((len(shapes), *self.shape), np.float32)
-                anchor[:, 0] = amount * np.concatenate([shapes, gestures], 1)[:, cause, None, None]
-                return anchor
-
-        monkeypatch.setattr(window_module, "FaceMotion", Moved)
-
-    return move
-
-
-def test_what_is_heard_is_added_at_its_own_frame(moved_by: Callable[[int, float], None]) -> None:
-    moved_by(1, 7)
-    steps, backend = speech(10), FakeBackend()
+def test_what_is_heard_is_added_at_its_own_frame() -> None:
+    steps, backend = speech(10), FakeBackend(moved=(1, 7))
     frames = drive(make(WindowPolicy((4,)), backend), steps)
     heard = np.stack([frame.video - answer for frame, answer in zip(frames[:4], backend.answers[0], strict=True)])
     np.testing.assert_allclose(heard[:, 0].mean((1, 2)), 7 * steps[:4].mean(1), atol=1e-4)
     assert np.abs(heard[:, 1:]).max() < 1e-5
 
 
-def test_gestures_belong_to_the_frame_not_to_the_window(moved_by: Callable[[int, float], None]) -> None:
-    moved_by(N_SHAPES + 1, 3)
+def test_gestures_belong_to_the_frame_not_to_the_window() -> None:
     quiet, made = np.zeros((24, STEP), np.float32), []
     for policy in (WindowPolicy((8,)), LIVE):
-        backend = FakeBackend()
+        backend = FakeBackend(moved=(N_SHAPES + 1, 3))
         frames = drive(make(policy, backend, seed=5), quiet)
         moved = [f.video[0] - a[0] for f, a in zip(frames, np.concatenate(backend.answers), strict=False)]
         made.append(np.stack(moved).mean((1, 2)))
@@ -202,9 +195,8 @@ def test_gestures_belong_to_the_frame_not_to_the_window(moved_by: Callable[[int,
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 2.0])
-def test_head_motion_is_as_strong_as_it_is_asked_for(strength: float, moved_by: Callable[[int, float], None]) -> None:
-    moved_by(N_SHAPES + N_GESTURES - 1, 3)
-    backend = FakeBackend()
+def test_head_motion_is_as_strong_as_it_is_asked_for(strength: float) -> None:
+    backend = FakeBackend(moved=(N_SHAPES + N_GESTURES - 1, 3))
     frames = drive(make(WindowPolicy((4,)), backend, controls=Controls(motion=strength)), speech(8))
     for frame, answer in zip(frames[:4], backend.answers[0], strict=True):
         np.testing.assert_allclose((frame.video - answer)[0], 3 * strength, atol=1e-4)
