@@ -112,7 +112,7 @@ class Conversation:
             return SILENCE
         if utterance.steps:
             self._set_patience(utterance)
-            return utterance.steps.popleft()
+            return utterance.take()
         if self._now() - utterance.newest_at < STALL_S:
             return None
         self._speaking = False

@@ -13,10 +13,13 @@ import numpy as np
 
 from emo_live.audio.framer import AudioStep, Framer
 from emo_live.errors import BadInputError, NotReadyError
-from emo_live.types import FPS, MODEL_STEP_SAMPLES, OUTPUT_STEP_SAMPLES, Float32, Int16
+from emo_live.types import FPS, MODEL_STEP_SAMPLES, OUTPUT_STEP_SAMPLES, STEP_S, Float32, Int16
 
 LIMIT_STEPS = 10 * FPS  # of one utterance; more makes whoever pushes wait
 MAX_WAITING = 64  # utterances
+BEHIND_STEPS = 15  # of live sound that waits: 600 ms, where 200 would do
+_LIVE_S = 0.5  # what came sooner than it can be heard is not live
+_QUIET = 330  # of 32767: -40 dB
 
 
 def as_mono(pcm: Any) -> Float32:
@@ -85,6 +88,20 @@ class Utterance:
         self._add(self._framer.push(pcm))
         self.pushed_at = now if self.pushed_at is None else self.pushed_at
         self.newest_at = now
+
+    def take(self) -> Step:
+        """The next step for the engine. Live sound that has fallen behind catches up in its pauses."""
+        while self._is_behind and np.abs(self.steps[0].heard).max() < _QUIET:
+            self.steps.popleft()
+            self.total -= 1
+        return self.steps.popleft()
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether more waits than sound that comes as fast as it is heard should leave, and this is such sound."""
+        if self.ended or len(self.steps) <= BEHIND_STEPS or self.pushed_at is None:
+            return False
+        return self.total * STEP_S <= self.newest_at - self.pushed_at + _LIVE_S
 
     def end(self) -> None:
         if not self.ended:

@@ -32,9 +32,10 @@ class LaneOwner(Protocol):
     def frame_came(self, frame: LaneFrame) -> None: ...
 
     def engine_lost(self, reason: str) -> None:
-        """Steps in flight are lost; another engine is on its way, and it takes steps again from `Lane.restart` on."""
+        """Steps in flight are lost, and no others are taken until `engine_back`."""
 
-    def engine_back(self) -> None: ...
+    def engine_back(self) -> None:
+        """Another engine takes steps, after `adjust` and `rewind` have told it where to go on."""
 
     def engine_gone(self, reason: str) -> None:
         """There will be no other one."""

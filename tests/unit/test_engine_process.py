@@ -1,18 +1,15 @@
-"""The engine process: sessions share it, it is replaced when it is dead or stuck, and nothing of it stays behind."""
+"""The engine process: sessions share it, and it is replaced when it is dead or stuck, while pairs go on."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from engines import NeverWarmHost, TroublesomeHost, UnfitHost, limited, order, until, wait_for
 from fakes import bundled_avatar
 
 from emo_live import (
@@ -27,64 +24,7 @@ from emo_live import (
     SessionClosed,
     StatsReport,
 )
-from emo_live.engine.base import EngineFrame
-from emo_live.engine.live import Checkpoint, LiveEngine, LiveSpec, PatternEngine, PatternHost
 from emo_live.engine.test_pattern import read_index
-
-LIMIT_S = 60.0  # of a test: an engine process starts in half a second, on a busy machine in many
-
-
-class TroublesomeEngine(PatternEngine):
-    """Sound above a level is an order: 0.5 to break, 0.7 to hang, 0.9 to end the process."""
-
-    def push(self, pcm: Any) -> None:
-        level = float(np.abs(pcm).max())
-        if level > 0.85:
-            os._exit(3)
-        if level > 0.65:
-            time.sleep(1000)
-        if level > 0.45:
-            raise RuntimeError("this engine broke")
-        super().push(pcm)
-
-    def frames(self) -> list[EngineFrame]:
-        return [EngineFrame(frame.index, frame.video) for frame in super().frames()]  # without the pattern's beep
-
-
-class TroublesomeHost(PatternHost):
-    def open(self, spec: LiveSpec) -> LiveEngine:
-        if spec.seed == 13:
-            raise ValueError("an unlucky seed")
-        return TroublesomeEngine(spec.size)
-
-
-class UnfitHost(PatternHost):
-    def __init__(self, threads: int, checkpoint: Checkpoint) -> None:
-        raise EngineError("there is no model")
-
-
-class NeverWarmHost(PatternHost):
-    def warm(self) -> None:
-        raise EngineError("the model is damaged")
-
-
-def order(level: float, duration_s: float = 0.4) -> Any:
-    return np.full(round(16_000 * duration_s), level, np.float32)
-
-
-def limited(main: Callable[[], Any]) -> None:
-    async def run() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await main()
-
-    asyncio.run(run())
-
-
-async def wait_for(session: AvatarSession, kind: type) -> Any:
-    async for event in session.events():
-        if isinstance(event, kind):
-            return event
-    raise AssertionError(f"no {kind.__name__} came")
 
 
 def test_sessions_share_a_process_and_keep_their_own_frames() -> None:
@@ -144,13 +84,6 @@ def test_a_dead_or_stuck_process_is_replaced_while_pairs_go_on(how: str, reason:
     limited(main)
 
 
-async def until(done: Callable[[], bool]) -> None:
-    for _ in range(round(LIMIT_S / 0.05)):
-        if done():
-            return
-        await asyncio.sleep(0.05)
-
-
 def test_an_engine_that_breaks_ends_its_session_and_no_other() -> None:
     async def main() -> None:
         avatar = bundled_avatar()
@@ -201,27 +134,6 @@ def test_a_session_that_opens_while_the_process_dies_is_told_or_served() -> None
             assert pool.stats().sessions == 1
             async for _ in old:
                 break
-
-    limited(main)
-
-
-def test_closing_is_finished_however_often_it_is_cancelled() -> None:
-    async def main() -> None:
-        async def live() -> None:
-            async with AvatarSession(bundled_avatar(), engine="pattern", size=256) as session:
-                async for _ in session:
-                    await asyncio.sleep(10)
-
-        before = children()
-        for cancel_after_s in (0.0, 0.3, 1.5):
-            task = asyncio.create_task(live())
-            await asyncio.sleep(cancel_after_s)
-            for _ in range(3):
-                task.cancel()
-                await asyncio.sleep(0.001)
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert children() == before
 
     limited(main)
 
@@ -322,94 +234,6 @@ def test_closing_the_pool_ends_its_sessions() -> None:
 def test_pool_options_that_cannot_be_used(values: dict[str, int]) -> None:
     with pytest.raises(BadInputError):
         EnginePool("pattern", **values)  # type: ignore[arg-type]
-
-
-def children() -> list[str]:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-
-
-def leftovers() -> tuple[int, int, int]:
-    """Open descriptors, child processes, threads."""
-    gc.collect()
-    return len(os.listdir("/proc/self/fd")), len(children()), len(os.listdir("/proc/self/task"))
-
-
-def mapped_bytes() -> int:
-    """Of memory shared with engine processes."""
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    return sum(int(e, 16) - int(b, 16) for b, e in (m.split()[0].split("-") for m in maps if "emo-live" in m))
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="counts what Linux tells of a process")
-def test_fifty_sessions_leave_nothing_behind() -> None:
-    async def main() -> None:
-        avatar = bundled_avatar()
-        async with EnginePool("pattern", max_sessions=2) as pool:
-            async with AvatarSession(avatar, size=256, pool=pool):
-                await asyncio.sleep(0.05)
-            before, tasks = leftovers(), len(asyncio.all_tasks())
-            for number in range(50):
-                async with AvatarSession(avatar, size=256, pool=pool) as session:
-                    sink = MemorySink()
-                    session.attach(sink)
-                    if number % 5 == 0:
-                        await session.push_audio(order(0.1), 16_000)
-                        await asyncio.sleep(0.02)
-                        await session.interrupt()
-            del session, sink
-            assert len(asyncio.all_tasks()) == tasks
-            fds, n_children, threads = leftovers()
-            assert (fds, n_children) == before[:2] and threads <= before[2] + 4, "the executor may have grown"
-            assert mapped_bytes() <= 4096 * 2, "two heartbeats at most"
-            assert pool.stats().sessions == 0 and pool.stats().restarts == 0
-
-    before = leftovers()
-    limited(main)
-    fds, n_children, _ = leftovers()
-    assert fds <= before[0] and n_children <= before[1]
-
-
-def test_pools_leave_nothing_behind_either() -> None:
-    async def main() -> None:
-        for _ in range(3):
-            async with AvatarSession(bundled_avatar(), engine="pattern", size=256) as session:
-                async for _ in session:
-                    break
-
-    limited(main)
-    before = leftovers()
-    limited(main)
-    fds, n_children, _ = leftovers()
-    assert fds <= before[0] and n_children <= before[1]
-
-
-def test_an_engine_process_ends_with_its_parent(tmp_path: Path) -> None:
-    code = (
-        "import asyncio, os, emo_live\n"
-        "async def main():\n"
-        "    pool = await emo_live.EnginePool('pattern').__aenter__()\n"
-        "    print(pool.pid, flush=True)\n"
-        "    os._exit(9)\n"
-        "asyncio.run(main())\n"
-    )
-
-    async def main() -> None:
-        import sys
-
-        child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
-        assert child.stdout is not None
-        pid = int(await child.stdout.readline())
-        await child.wait()
-        await until(lambda: not lives(pid))
-
-    limited(main)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False
 
 
 def test_reports_come_once_a_second() -> None:

@@ -145,6 +145,38 @@ def test_speech_that_comes_as_it_is_spoken_has_no_gaps(frame_s: float) -> None:
     run(main())
 
 
+def test_live_sound_that_fell_behind_catches_up_in_its_pauses() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with stage(frame_s=lambda settings: 0.02) as live:
+            words = np.concatenate([speech(0.8), np.zeros(round(0.4 * RATE), np.float32)])
+            sound, begin = np.tile(words, 8), loop.time()
+            for i in range(len(sound) // 320):
+                await asyncio.sleep(begin + 0.02 * (i + 1) - loop.time())
+                await live.session.push_audio(sound[i * 320 : (i + 1) * 320], RATE)
+                if i == 60:
+                    live.pool.lose(back_after_s=1.5)
+                if i == 140:
+                    assert live.session.stats().queued_ms > 1000
+            assert live.session.stats().queued_ms <= 640
+            await live.session.end_utterance()
+            await live.spoken()
+            assert 8 * 20 <= sum(loud(live.pairs())) <= 8 * 22, "no word was lost"
+
+    run(main())
+
+
+def test_a_text_keeps_its_pauses() -> None:
+    async def main() -> None:
+        async with stage() as live:
+            await live.session.push_audio(np.concatenate([speech(0.4), np.zeros(4 * RATE), speech(0.4)]), RATE)
+            name = await live.session.end_utterance()
+            await live.spoken()
+            assert UtteranceFinished(str(name), 4800, interrupted=False) in await live.events()
+
+    run(main())
+
+
 def test_a_pause_of_the_source_is_idle_and_then_goes_on() -> None:
     async def main() -> None:
         async with stage(frame_s=lambda settings: 0.02) as live:
