@@ -26,7 +26,10 @@ NEIGHBOURS = TINY.emo.audio_projection.frames // 2
 MOTION_FRAMES = TINY.emo.motion_frames
 DEFAULT_SPEED = 4.0  # degrees a second, the middle of what calm talkers do
 DEFAULT_STEPS = 1
-NOISE = np.float32(1.0)  # of its full strength
+NOISE = np.float32(0.5)  # of its full strength: the student has learnt what is likeliest, whatever the noise
+# What is heard is a mean over all that could be meant, and lids that are drawn are rounded off: both move too little.
+HEARD_GAIN = np.float32(1.2)
+LIDS, LIDS_GAIN, LIDS_CLOSED = slice(9, 11), np.float32(1.6), np.float32(1.2)  # the weights eyeBlinkLeft and -Right
 HISTORY = 100  # frames that can be rewound: 4 s, more than any playout buffer holds
 CONTEXT_STEPS = -(-(LEFT_SAMPLES + CONTEXT_SAMPLES) // MODEL_STEP_SAMPLES)
 _SILENCE = np.zeros(MODEL_STEP_SAMPLES, np.float32)
@@ -159,7 +162,7 @@ class RollingWindow:
         tokens = self.backend.hear(log_mel(self._context(self.index + length + LOOK_AHEAD)))
         sound = tokens[-(length + NEIGHBOURS + LOOK_AHEAD) * TOKENS_PER_STEP :]
         prior, end = self.backend.prior, self.index + length
-        anchor = self.avatar.face.anchor(self.backend.shapes(sound), self._gestures(self.index, end))
+        anchor = self.avatar.face.anchor(HEARD_GAIN * self.backend.shapes(sound), self._gestures(self.index, end))
         motion = np.stack([self._latents[i] for i in range(-MOTION_FRAMES, 0)])
         speed = np.full(length + 2 * NEIGHBOURS, self.controls.speed, np.float32)
         given = WindowInputs(motion, anchor, sound, speed)
@@ -173,9 +176,10 @@ class RollingWindow:
         return anchor + np.float32(prior.scale) * deviation
 
     def _gestures(self, start: int, end: int) -> Float32:
-        """(end - start, G), with the head motion that is asked for."""
+        """(end - start, G), with lids that close and the head motion that is asked for."""
         noise = self._gesture_noise.frames(start - TINY.gestures.reach, end)
         gestures = self.backend.gestures(noise, self.controls.speed)
+        gestures[:, LIDS] = np.clip(LIDS_GAIN * gestures[:, LIDS], 0, LIDS_CLOSED)
         gestures[:, -POSE:] *= self.controls.motion
         return gestures
 

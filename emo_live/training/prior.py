@@ -14,7 +14,7 @@ from emo_live.engine.face_map import FaceMap, sample
 from emo_live.engine.motion_prior import TAPS, FaceMotion, MotionPrior, raw_traits
 from emo_live.models.autoencoder import HOLE_GAIN, MotionBasis
 from emo_live.models.hearing import HEARD, UNHEARD
-from emo_live.training.motion_data import MotionData, Track
+from emo_live.training.motion_data import LIDS, MotionData, Track
 from emo_live.training.shards import save_small
 from emo_live.types import Float32
 
@@ -22,6 +22,8 @@ EVERY = 8  # frames between those that are fitted to
 SOME = 6  # tracks between those whose deviations are measured
 RIDGE = 1e-3  # of the causes' weights, as a share of the energy of each
 DOUBT = 0.01  # by which ARKit weights are off: what seldom moves more than that must not move a face much
+TRIFLE_PX = 0.01  # of the flow's own pixels
+LIDS_GAIN = 1.3  # the mean of many faces' lids is blurred, and closes an eye by two thirds
 MOST_MEMORY = 0.95  # of noise, a frame
 POINTS = 100  # landmarks that carry expressions
 # Eyes and lips among the 478 FaceLandmarker points.
@@ -59,7 +61,9 @@ def fit_prior(data: MotionData, basis: MotionBasis, path: Path, seed: int = 0) -
     save_small(path, **stored, **empty)
     stored |= {"head": fit_head(data, MotionPrior.load(path))}
     save_small(path, **{**empty, **stored})
-    stored |= rounded_rows("fields", fit_fields(data, MotionPrior.load(path)))
+    fields = fit_fields(data, MotionPrior.load(path))
+    fields[LIDS] *= LIDS_GAIN
+    stored |= rounded_rows("fields", without_trifles(fields, np.concatenate([t.arkit for t in data.tracks]).std(0)))
     save_small(path, **{name: value for name, value in empty.items() if name != "fields"} | stored)
     measured, foretold = fit_noise(data, MotionPrior.load(path))
     save_small(path, **stored, **measured)
@@ -121,6 +125,14 @@ def fit_fields(data: MotionData, prior: MotionPrior) -> Float32:
     doubt = np.full(features, gram[-1, -1] * DOUBT**2)
     doubt[-1] = 0
     return _solved(gram + np.diag(doubt), cross).reshape(prior.fields.shape)
+
+
+def without_trifles(fields: Float32, spread: Float32) -> Float32:
+    """(E + 1, 3, S, S) without weights that hardly ever move, and without motion that nobody sees; spread: (E,)."""
+    kept = fields.copy()
+    kept[:-1][spread < DOUBT] = 0
+    kept[:-1][2 * spread[:, None, None, None] * np.abs(kept[:-1]) < TRIFLE_PX] = 0
+    return kept
 
 
 def _turned(prior: MotionPrior, data: MotionData, track: Track) -> Float32:

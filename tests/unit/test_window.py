@@ -15,7 +15,7 @@ from emo_live.config import TINY
 from emo_live.engine import window as window_module
 from emo_live.engine.base import EngineFrame, Prepared, WindowInputs
 from emo_live.engine.motion_prior import FrameNoise, MotionPrior
-from emo_live.engine.window import LIVE, LOOK_AHEAD, OFFLINE, Controls, RollingWindow, WindowPolicy
+from emo_live.engine.window import HEARD_GAIN, LIVE, LOOK_AHEAD, OFFLINE, Controls, RollingWindow, WindowPolicy
 from emo_live.errors import BadInputError
 
 STEP = 640
@@ -179,7 +179,7 @@ def test_what_is_heard_is_added_at_its_own_frame() -> None:
     steps, backend = speech(10), FakeBackend(moved=(1, 7))
     frames = drive(make(WindowPolicy((4,)), backend), steps)
     heard = np.stack([frame.video - answer for frame, answer in zip(frames[:4], backend.answers[0], strict=True)])
-    np.testing.assert_allclose(heard[:, 0].mean((1, 2)), 7 * steps[:4].mean(1), atol=1e-4)
+    np.testing.assert_allclose(heard[:, 0].mean((1, 2)), HEARD_GAIN * 7 * steps[:4].mean(1), atol=1e-4)
     assert np.abs(heard[:, 1:]).max() < 1e-5
 
 
@@ -200,6 +200,15 @@ def test_head_motion_is_as_strong_as_it_is_asked_for(strength: float) -> None:
     frames = drive(make(WindowPolicy((4,)), backend, controls=Controls(motion=strength)), speech(8))
     for frame, answer in zip(frames[:4], backend.answers[0], strict=True):
         np.testing.assert_allclose((frame.video - answer)[0], 3 * strength, atol=1e-4)
+
+
+@pytest.mark.parametrize(("drawn", "shown"), [(0.5, 0.8), (0.9, 1.2), (3.0, 1.2), (-0.1, 0.0)])
+def test_lids_that_are_drawn_half_closed_close(drawn: float, shown: float) -> None:
+    backend = FakeBackend()
+    backend.gestures = lambda noise, speed: np.full((4, 29), drawn, np.float32)  # type: ignore[method-assign]
+    gestures = make(WindowPolicy((4,)), backend)._gestures(0, 4)
+    np.testing.assert_allclose(gestures[:, 9:11], shown, atol=1e-6)
+    np.testing.assert_allclose(np.delete(gestures, [9, 10], 1), drawn)
 
 
 def test_deviations_are_in_units_of_the_priors_scale() -> None:
