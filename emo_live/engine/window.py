@@ -29,7 +29,7 @@ DEFAULT_STEPS = 1
 NOISE = np.float32(0.5)  # of its full strength: the student has learnt what is likeliest, whatever the noise
 # What is heard is a mean over all that could be meant, and lids that are drawn are rounded off: both move too little.
 HEARD_GAIN = np.float32(1.2)
-LIDS, LIDS_GAIN, LIDS_CLOSED = slice(9, 11), np.float32(1.6), np.float32(1.2)  # the weights eyeBlinkLeft and -Right
+LIDS, LIDS_GAIN, LIDS_CLOSED = slice(9, 11), np.float32(1.6), np.float32(0.9)  # the weights eyeBlinkLeft and -Right
 HISTORY = 100  # frames that can be rewound: 4 s, more than any playout buffer holds
 CONTEXT_STEPS = -(-(LEFT_SAMPLES + CONTEXT_SAMPLES) // MODEL_STEP_SAMPLES)
 _SILENCE = np.zeros(MODEL_STEP_SAMPLES, np.float32)

@@ -273,4 +273,6 @@ def write_graph(name: str, part: Part, out: Path) -> None:
     if name in COMPRESSED:
         compress_weights(graph)
     shorten_names(graph)
-    ov.save_model(graph, out / f"{name}.xml", compress_to_fp16=True)
+    path = out / f"{name}.xml"
+    ov.save_model(graph, path, compress_to_fp16=True)
+    path.write_text("".join(line.strip() + "\n" for line in path.read_text().splitlines()))  # a quarter is indentation

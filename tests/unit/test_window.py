@@ -202,7 +202,7 @@ def test_head_motion_is_as_strong_as_it_is_asked_for(strength: float) -> None:
         np.testing.assert_allclose((frame.video - answer)[0], 3 * strength, atol=1e-4)
 
 
-@pytest.mark.parametrize(("drawn", "shown"), [(0.5, 0.8), (0.9, 1.2), (3.0, 1.2), (-0.1, 0.0)])
+@pytest.mark.parametrize(("drawn", "shown"), [(0.5, 0.8), (0.9, 0.9), (3.0, 0.9), (-0.1, 0.0)])
 def test_lids_that_are_drawn_half_closed_close(drawn: float, shown: float) -> None:
     backend = FakeBackend()
     backend.gestures = lambda noise, speed: np.full((4, 29), drawn, np.float32)  # type: ignore[method-assign]
