@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 POSE = 6  # values of a head's pose: yaw, pitch, roll in radians, x, y, z in cm
+LIDS = slice(9, 11)  # eyeBlinkLeft and eyeBlinkRight among the ARKit weights, and so among the gestures
 
 
 @dataclass(frozen=True, slots=True)

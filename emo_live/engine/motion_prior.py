@@ -11,7 +11,7 @@ any length. Cf. correlated video noise, arXiv 2305.10474.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,11 @@ class MotionPrior:
     decay: Float32
     trait_mean: Float32
     trait_scale: Float32
+    scale: float = field(init=False)  # of deviations: their root mean square over all latents
+
+    def __post_init__(self) -> None:
+        energy = np.square(self.basis * self.spread[:, None]).sum() / self.basis.shape[1]
+        object.__setattr__(self, "scale", float(np.sqrt(energy)))
 
     @classmethod
     def load(cls, path: Path) -> MotionPrior:
@@ -61,11 +66,6 @@ class MotionPrior:
         channels, rows, columns = (int(v) for v in stored.pop("shape"))
         gains = stored.pop("gains")
         return cls((channels, rows, columns), readout=readout_of(stored["basis"], gains), **stored)
-
-    @property
-    def scale(self) -> float:
-        """Of deviations: their root mean square over all latents."""
-        return float(np.sqrt(np.square(self.basis * self.spread[:, None]).sum() / self.basis.shape[1]))
 
     def traits(self, points: Float32) -> Float32:
         """(478, 2) landmarks in shares of the crop -> (P,): 1 and what makes one face turn unlike another."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_STEP, log_mel
-from emo_live.config import POSE, TINY
+from emo_live.config import LIDS, POSE, TINY
 from emo_live.engine.base import Backend, EngineFrame, Prepared, WindowInputs
 from emo_live.engine.motion_prior import FrameNoise, GestureNoise
 from emo_live.engine.pictures import PictureMaker
@@ -29,7 +29,7 @@ DEFAULT_STEPS = 1
 NOISE = np.float32(0.5)  # of its full strength: the student has learnt what is likeliest, whatever the noise
 # What is heard is a mean over all that could be meant, and lids that are drawn are rounded off: both move too little.
 HEARD_GAIN = np.float32(1.2)
-LIDS, LIDS_GAIN, LIDS_CLOSED = slice(9, 11), np.float32(1.6), np.float32(0.9)  # the weights eyeBlinkLeft and -Right
+LIDS_GAIN, LIDS_CLOSED = np.float32(1.6), np.float32(0.9)
 HISTORY = 100  # frames that can be rewound: 4 s, more than any playout buffer holds
 CONTEXT_STEPS = -(-(LEFT_SAMPLES + CONTEXT_SAMPLES) // MODEL_STEP_SAMPLES)
 _SILENCE = np.zeros(MODEL_STEP_SAMPLES, np.float32)

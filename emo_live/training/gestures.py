@@ -13,17 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emo_live.config import POSE, TINY
+from emo_live.config import LIDS, POSE, TINY
 from emo_live.models.gestures import GESTURES, Gestures
-from emo_live.training.motion_data import LIDS, MotionData, gestures_of, mirrored_pose
+from emo_live.training.motion_data import MotionData, gestures_of, mirrored_pose
 from emo_live.training.run import Budget, Run, optimizers
 from emo_live.types import FPS
 
 DRAWS = 4
 SPAN = 48  # frames of a stretch
 LENGTHS = (1, 6, 16, 48)  # frames of the parts that are scored
-POSES = list(range(GESTURES - POSE, GESTURES))
-GROUPS = (POSES, LIDS, [i for i in range(GESTURES - POSE) if i not in LIDS])  # what is scored together
+_UPPER = list(range(GESTURES - POSE))
+# What is scored together: the pose, the lids, the rest of the upper face.
+GROUPS = (list(range(len(_UPPER), GESTURES)), _UPPER[LIDS], [i for i in _UPPER if i not in _UPPER[LIDS]])
 CALMEST = 0.25  # share of a head's motion that is left
 CLOSED = 0.5  # of a lid, from where on it counts as a blink
 
@@ -101,7 +102,7 @@ def figures(gestures: np.ndarray) -> dict[str, float]:
 def train(data: MotionData, out: Path, budget: Budget) -> dict[str, float]:
     torch.manual_seed(budget.seed)
     model = Gestures(TINY.gestures)
-    every = np.concatenate([gestures_of(torch.from_numpy(t.arkit), torch.from_numpy(t.pose)) for t in data.tracks])
+    every = np.concatenate([data.gestures(track) for track in data.tracks])
     model.mean.copy_(torch.from_numpy(every.mean(0)))
     model.spread.copy_(torch.from_numpy(np.maximum(every.std(0), 1e-3)))  # some weights are always 0
     run = Run(out, model, optimizers(model, 1e-2, 2e-3), budget, ema=0.995)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from emo_live.audio.features import TOKENS_PER_STEP
-from emo_live.config import TINY
+from emo_live.config import LIDS, TINY
 from emo_live.engine.locator_mask import locator_mask
 from emo_live.errors import BadInputError
 from emo_live.models.autoencoder import MotionBasis
@@ -26,7 +26,7 @@ from emo_live.types import FPS
 VELOCITY_SPAN = 25  # frames over which the head's speed is averaged
 FIRST_SHARE = 0.04  # of the windows start from the portrait itself
 BLINK_SHARE = 0.25  # of the windows have closing lids in them, if the track has any: blinks are rare and must close
-CLOSING, LIDS = 0.5, [9, 10]  # of a lid; the ARKit weights eyeBlinkLeft and eyeBlinkRight
+CLOSING = 0.5  # of a lid
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emo_live.config import POSE, TINY
+from emo_live.config import LIDS, POSE, TINY
 from emo_live.engine.face_map import FaceMap, sample
 from emo_live.engine.motion_prior import TAPS, FaceMotion, MotionPrior, raw_traits
 from emo_live.models.autoencoder import HOLE_GAIN, MotionBasis
 from emo_live.models.hearing import HEARD, UNHEARD
-from emo_live.training.motion_data import LIDS, MotionData, Track
+from emo_live.training.motion_data import MotionData, Track
 from emo_live.training.shards import save_small
 from emo_live.types import Float32
 
@@ -50,7 +50,7 @@ def fit_prior(data: MotionData, basis: MotionBasis, path: Path, seed: int = 0) -
         "trait_mean": raw.mean(0),
         "trait_scale": raw.std(0) + 1e-6,
     }
-    empty = {
+    stored |= {  # nothing moves yet: each part is fitted on what the ones before leave
         "head": np.zeros((POSE * (raw.shape[1] + 1), len(unit)), np.float32),
         "fields": np.zeros(
             (UNHEARD.stop + HEARD.stop - HEARD.start + 1, 3, *[TINY.autoencoder.flow_size] * 2), np.float32
@@ -58,15 +58,18 @@ def fit_prior(data: MotionData, basis: MotionBasis, path: Path, seed: int = 0) -
         "spread": np.ones(len(unit), np.float32),
         "decay": np.zeros(len(unit), np.float32),
     }
-    save_small(path, **stored, **empty)
-    stored |= {"head": fit_head(data, MotionPrior.load(path))}
-    save_small(path, **{**empty, **stored})
-    fields = fit_fields(data, MotionPrior.load(path))
+
+    def so_far() -> MotionPrior:
+        """As it is loaded, rounding and all."""
+        save_small(path, **stored)
+        return MotionPrior.load(path)
+
+    stored["head"] = fit_head(data, so_far())
+    fields = fit_fields(data, so_far())
     fields[LIDS] *= LIDS_GAIN
     stored |= rounded_rows("fields", without_trifles(fields, np.concatenate([t.arkit for t in data.tracks]).std(0)))
-    save_small(path, **{name: value for name, value in empty.items() if name != "fields"} | stored)
-    measured, foretold = fit_noise(data, MotionPrior.load(path))
-    save_small(path, **stored, **measured)
+    measured, foretold = fit_noise(data, so_far())
+    save_small(path, **stored | measured)
     return {"kept": kept, "foretold": foretold}
 
 

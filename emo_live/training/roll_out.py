@@ -61,7 +61,7 @@ def sample_window(
 def roll_out(model: Teacher, data: MotionData, number: int, sampling: Sampling) -> np.ndarray:
     """Track `number` from its sound, true gestures and portrait: (T, C, h, w)."""
     track = data.tracks[number]
-    noise_of, outline = FrameNoise(sampling.seed, model.linear), data.portrait(track.portrait)
+    noise_of, outline = FrameNoise(sampling.seed, model.prior.prior), data.portrait(track.portrait)
     frames = sampling.frames
     device = next(model.parameters()).device
     with autocast(device):

@@ -34,7 +34,7 @@ class Teacher(TinyEmo):
 
     def __init__(self, tiny: TinyConfig, prior: MotionPrior, hearing: Hearing, shapes: int = 52):
         super().__init__(tiny)
-        self.linear, self.prior = prior, PriorLayer(prior)
+        self.prior = PriorLayer(prior)
         self._hearing = [hearing.eval().requires_grad_(False)]  # in a list: no submodule
         projection = tiny.emo.audio_projection
         self.shape_head = nn.Linear(projection.tokens * projection.token_width, shapes)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from emo_live.config import POSE, TINY
+from emo_live.config import LIDS, POSE, TINY
 from emo_live.models.gestures import GESTURES, Gestures
 from emo_live.training import gestures as stage
-from emo_live.training.gestures import CALMEST, GROUPS, LIDS, SPAN, GestureLoss, distances, figures, stretches
+from emo_live.training.gestures import CALMEST, GROUPS, SPAN, GestureLoss, distances, figures, stretches
 from emo_live.training.motion_data import MotionData, mirrored_pose
 from emo_live.training.run import Budget, load_weights, optimizers
 
@@ -51,7 +51,7 @@ def test_smoothing_keeps_the_strength_of_noise(model: Gestures) -> None:
 
 
 def test_lids_are_where_they_are_thought_to_be(arkit_names: tuple[str, ...]) -> None:
-    assert [arkit_names[i] for i in LIDS] == ["eyeBlinkLeft", "eyeBlinkRight"]
+    assert list(arkit_names[LIDS]) == ["eyeBlinkLeft", "eyeBlinkRight"]
     assert sorted(i for group in GROUPS for i in group) == list(range(GESTURES))
 
 

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from emo_live.config import POSE, TINY
+from emo_live.config import LIDS, POSE, TINY
 from emo_live.errors import BadInputError
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.gestures import GESTURES
 from emo_live.training.motion_data import (
     BLINK_SHARE,
     FIRST_SHARE,
-    LIDS,
     MotionData,
     gestures_of,
     head_velocity,
