@@ -73,5 +73,5 @@ $(VENV)/.train: $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.train
-	$(PIP) install --editable ".[train,dev]"
+	$(PIP) install --no-compile --editable ".[train,dev]"
 	@touch $@
