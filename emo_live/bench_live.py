@@ -26,8 +26,9 @@ from emo_live.engine.pool import EnginePool
 from emo_live.errors import EngineError
 from emo_live.events import Degraded, Event, Recovered
 from emo_live.hardware import describe, process_cpu_s, process_rss_bytes
+from emo_live.media.seam import FADE_SAMPLES
 from emo_live.session import AvatarSession
-from emo_live.types import STEP_S, AVPair, Float32, Progress, ProgressCallback
+from emo_live.types import OUTPUT_RATE_HZ, STEP_S, AVPair, Float32, Progress, ProgressCallback
 
 _TURN_S = 2.0  # of speech
 _CHUNK_S = 0.02
@@ -203,7 +204,7 @@ class _Watch:
             last = self._seen.get_nowait()
         called = time.perf_counter()
         await self._session.interrupt()
-        silent = await self._until(lambda pair: not pair.audio.any())
+        silent = await self._until(lambda pair: not pair.audio[FADE_SAMPLES:].any()) + FADE_SAMPLES / OUTPUT_RATE_HZ
         moved = await self._until(lambda pair: not np.array_equal(pair.video, last.video))
         return (silent - called) * 1000, (moved - called) * 1000
 

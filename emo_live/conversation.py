@@ -32,6 +32,7 @@ from emo_live.events import (
 from emo_live.media.image import mixed
 from emo_live.media.ladder import HELD, RUNGS, Ladder
 from emo_live.media.playout import Playout
+from emo_live.media.seam import Seam
 from emo_live.types import STEP_S, AVPair, Int16, UInt8
 
 MARGIN_STEPS = 4  # frames that wait when the engine begins the next window: 160 ms
@@ -68,6 +69,9 @@ class Conversation:
         self.queue, self.playout, self.count = SpeechQueue(), Playout(), Counters()
         self.paused = False
         self._now, self._say = now, say
+        self._seam = Seam()
+        self._sounding: str | None = None  # the utterance that the last pair had sound of
+        self._broken: str | None = None  # the one that was cut off in its middle and may go on
         self._picture: UInt8 = np.zeros((*lane.shape, 3), np.uint8)  # the last one shown
         self._speaking = False  # the engine is being given speech
         self._down = False  # there is no engine
@@ -153,6 +157,7 @@ class Conversation:
         first = self.queue.first
         heard = Heard(first.name, self._ms(first)) if first else Heard(None, 0)
         self.count.interrupts += 1
+        self._break_off()
         gone = self.queue.clear()
         self._unsay("interrupted")
         for utterance in gone:
@@ -164,6 +169,7 @@ class Conversation:
     def pause(self) -> None:
         if not self.paused:
             self.paused = True
+            self._break_off()
             self.queue.put_back(self._unsay("paused"))
             self._update_state()
             self.feed()
@@ -240,14 +246,34 @@ class Conversation:
     def tick(self, index: int) -> AVPair:
         """The pair that is due."""
         self._tick = index
-        sound = self._advance()
+        sound = self._joined(self._advance())
         self.count.pairs += 1
         self.lane.shown(self.playout.shown)
         self.feed()
         return AVPair(index, self._picture, sound)
 
-    def _advance(self) -> Int16:
-        """Moves on by one pair: the picture in `_picture`, and its sound."""
+    def _joined(self, step: Step) -> Int16:
+        """The step's sound, without a click where it does not follow what was heard before."""
+        if step.utterance != self._sounding:
+            self._break_off()
+        rises = step.utterance is not None and step.utterance == self._broken
+        if rises:
+            self._broken = None
+        self._sounding = step.utterance
+        return self._seam.joined(step.heard, rises=rises)
+
+    def _break_off(self) -> None:
+        """The next pair has no more of what is heard now. Nothing to do for what was spoken to its end."""
+        utterance = self.queue.named(self._sounding) if self._sounding is not None else None
+        self._sounding = None
+        if utterance is None:
+            return
+        following = self.playout.next_of(utterance.name) or next(iter(utterance.steps), None)
+        self._seam.cut(following.heard if following else None)
+        self._broken = utterance.name
+
+    def _advance(self) -> Step:
+        """Moves on by one pair: the picture in `_picture`, and the step that is heard."""
         if self.level == HELD:
             self._climb()
             return self._heard(self._step_without_picture())
@@ -277,20 +303,20 @@ class Conversation:
         self._speaking = self._speaking or self._can_start()
         return self._next_step() or SILENCE
 
-    def _hold(self, underrun: bool) -> Int16:
+    def _hold(self, underrun: bool) -> Step:
         self.count.held += 1
         self.count.underruns += underrun and not self._was_held
         self._was_held = underrun
-        return SILENCE.heard
+        return SILENCE
 
-    def _heard(self, step: Step) -> Int16:
-        """This step's sound goes to sinks now."""
+    def _heard(self, step: Step) -> Step:
+        """It goes to sinks now."""
         if step.utterance is None:
             self._quiet_ticks += 1
         else:
             self._quiet_ticks = 0
             self._count_heard(step.utterance)
-        return step.heard
+        return step
 
     def _count_heard(self, name: str) -> None:
         utterance = self.queue.named(name)

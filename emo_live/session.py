@@ -233,7 +233,7 @@ class AvatarSession:
         return True
 
     async def interrupt(self) -> Heard:
-        """Silence from the next pair on: whatever was said or waits is dropped. Returns what of it was heard."""
+        """What was said or waits is dropped: 8 ms into the next pair it is silent. Returns what was heard before."""
         talk = self._check_open()
         for task in self._speaking:
             task.cancel()
@@ -243,7 +243,7 @@ class AvatarSession:
         return heard
 
     async def pause(self) -> None:
-        """Silence from the next pair on; the face idles, and what was not heard waits for `resume`."""
+        """As after an interrupt, but what was not heard waits for `resume`. The face idles."""
         self._check_open().pause()
 
     async def resume(self) -> None:

@@ -15,6 +15,7 @@ from emo_live.engine.base import EngineFrame
 from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec, PatternEngine, PatternHost
 from emo_live.engine.local import LocalPool
 from emo_live.events import Event
+from emo_live.media.seam import FADE_SAMPLES
 from emo_live.types import STEP_S, Float32
 
 RATE = 16_000
@@ -115,7 +116,8 @@ async def stage(
 
 
 def loud(pairs: list[AVPair]) -> list[bool]:
-    return [bool(np.abs(pair.audio).max() > 300) for pair in pairs]
+    """Which have sound of their own: the first milliseconds may be what is left of sound that was cut off."""
+    return [bool(np.abs(pair.audio[FADE_SAMPLES:]).max() > 300) for pair in pairs]
 
 
 def check_whole(pairs: list[AVPair]) -> None:

@@ -88,6 +88,11 @@ class Playout:
         """Whether the engine has speech whose frames have not come."""
         return any(step.utterance for step in self._sent)
 
+    def next_of(self, utterance: str) -> Step | None:
+        """The first step of an utterance that was sent and not shown."""
+        sent = [*(ready.step for ready in self._ready), *self._sent]
+        return next((step for step in sent if step.utterance == utterance), None)
+
     def take(self) -> Ready | None:
         """The next pair to show; None if its picture is missing: then both media are held."""
         if not self._ready:

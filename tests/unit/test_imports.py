@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "emo_live"
 
-LEAVES = {"types", "errors", "events", "config", "metrics", "hardware", "samples"}
+LEAVES = {"types", "errors", "events", "config", "config_dict", "metrics", "hardware", "samples"}
 
 # What each part may import besides itself and the leaves.
 ALLOWED: dict[str, set[str]] = {
@@ -19,31 +19,33 @@ ALLOWED: dict[str, set[str]] = {
     "audio": set(),
     "media": {"avatar", "face", "audio"},
     "models": set(),
+    "weights": {"models"},
     "face": set(),
     "avatar_file": {"face"},
     "avatar": {"face", "avatar_file"},
     "transport": {"media"},
-    "engine": {"models", "avatar", "audio", "face", "media"},
+    "engine": {"models", "weights", "avatar", "audio", "face", "media"},
     "render": {"engine", "audio", "media", "avatar", "face", "transport"},
     "conversation": {"engine", "audio", "media"},
     "session": {"conversation", "engine", "audio", "media", "avatar"},
     "bench": {"render", "engine", "audio", "media", "avatar", "transport"},
-    "bench_live": {"session", "engine", "audio", "avatar"},
+    "bench_live": {"session", "engine", "audio", "media", "avatar"},
     "training": {"render", "transport", "models", "engine", "audio", "media", "face", "avatar"},
     "integrations": {"session", "render", "avatar", "transport", "media", "audio"},
     "__main__": {"cli"},
-    "cli": {"session", "render", "bench", "bench_live", "avatar", "transport", "media", "audio", "engine"},
+    "cli": {"session", "render", "bench", "bench_live", "avatar", "transport", "media", "audio", "engine", "weights"},
 }
 # The command line hands `train` over to an extra; nothing else may know of training.
 EXCEPTIONS = {("cli/train.py", "training")}
 
 # Where a package may be imported, as beginnings of paths below emo_live.
 PLACES: dict[str, tuple[str, ...]] = {
-    "torch": ("models/", "training/", "engine/backend_torch"),
+    "torch": ("models/", "weights/", "training/", "engine/backend_torch"),
     "diffusers": ("models/", "training/", "engine/backend_torch"),
     "transformers": ("models/", "training/", "engine/backend_torch"),
-    "safetensors": ("models/", "training/", "engine/backend_torch"),
+    "safetensors": ("models/", "weights/", "training/", "engine/backend_torch"),
     "xformers": ("models/",),
+    "huggingface_hub": ("weights/hub",),
     "einops": ("models/", "training/"),
     "cv2": ("training/",),
     "accelerate": ("training/",),
@@ -66,7 +68,18 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 
 # Extras, and what takes long to load: never merely because somebody wrote `import emo_live`.
-HEAVY = ("torch", "openvino", "cv2", "moderngl", "diffusers", "transformers", "scipy", "mediapipe", "accelerate")
+HEAVY = (
+    "torch",
+    "openvino",
+    "cv2",
+    "moderngl",
+    "diffusers",
+    "transformers",
+    "scipy",
+    "mediapipe",
+    "accelerate",
+    "safetensors",
+)
 
 PUBLIC = {
     *("Avatar", "render", "RenderOptions", "RenderResult", "AVPair", "Progress"),
@@ -133,7 +146,9 @@ def test_the_probe_sees_what_is_loaded() -> None:
     assert loaded_after("import types, sys; sys.modules['torch'] = types") == {"torch"}
 
 
-@pytest.mark.parametrize("statement", ["import emo_live", "from emo_live import *", "import emo_live.cli"])
+@pytest.mark.parametrize(
+    "statement", ["import emo_live", "from emo_live import *", "import emo_live.cli", "import emo_live.weights"]
+)
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     assert loaded_after(statement) == set()
 
