@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from emo_live.config import EmoConfig
 
 FPS = 25
 STEP_S = 1 / FPS
@@ -65,6 +68,25 @@ class Box:
     @property
     def centre(self) -> tuple[float, float]:
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """The weights of one published (or own) model on disk, as `emo_live.weights.open_model` found them.
+
+    name: what it is called (`echomimic-acc`); model: the pipeline it belongs to (hallo, hallo2, joyhallo, echomimic).
+    emo: safetensors file of LatentEmo(config); sound: wav2vec2's folder, or the whisper encoder's; vae: diffusers'
+    AutoencoderKL folder; taesd: its AutoencoderTiny folder, None where it was not installed.
+    """
+
+    name: str
+    model: str
+    config: EmoConfig
+    path: Path
+    emo: Path
+    sound: Path
+    vae: Path
+    taesd: Path | None
 
 
 Stage = Literal["prepare", "render", "finish"]

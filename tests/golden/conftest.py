@@ -6,7 +6,6 @@ import json
 import lzma
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,12 +13,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from mini_checkpoint import MINI_CONFIGS  # noqa: E402
 from safetensors.torch import load, load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from emo_live.config import AudioProjectionConfig, BackboneConfig, EmoConfig, FaceProjectionConfig  # noqa: E402
-from emo_live.models.checkpoints.echomimic import ECHOMIMIC, join_files  # noqa: E402
-from emo_live.models.checkpoints.hallo import HALLO  # noqa: E402
+from emo_live.config import EmoConfig  # noqa: E402
+from emo_live.models.checkpoints.echomimic import join_files  # noqa: E402
 from emo_live.models.latent_emo import LatentEmo  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
@@ -48,25 +47,6 @@ def published_keys() -> dict[str, dict[str, list[int]]]:
     return {name.split(" ")[0]: content for name, content in keys.items()}
 
 
-def tiny_backbone(config: BackboneConfig) -> BackboneConfig:
-    """The same structure with the widths of the golden numbers."""
-    return replace(
-        config,
-        block_channels=(32, 64, 32, 32),
-        context_width=None if config.context_width is None else 32,
-        audio=None if config.audio is None else replace(config.audio, width=48),
-    )
-
-
-def tiny(config: EmoConfig, locator: tuple[int, ...]) -> EmoConfig:
-    return replace(
-        config,
-        backbone=tiny_backbone(config.backbone),
-        reference=tiny_backbone(config.reference),
-        locator=replace(config.locator, block_channels=locator, out_channels=32),
-    )
-
-
 def ready(config: EmoConfig, state: dict[str, Tensor]) -> LatentEmo:
     model = LatentEmo(config).eval().requires_grad_(False)
     model.load_state_dict(state)
@@ -75,12 +55,7 @@ def ready(config: EmoConfig, state: dict[str, Tensor]) -> LatentEmo:
 
 @pytest.fixture(scope="session")
 def hallo() -> LatentEmo:
-    config = replace(
-        tiny(HALLO, (8, 16, 16, 24)),
-        audio_projection=AudioProjectionConfig(frames=5, blocks=4, width=32, hidden=48, tokens=8, token_width=48),
-        face_projection=FaceProjectionConfig(width=512, tokens=4, token_width=32),
-    )
-    return ready(config, read("hallo/net_tiny"))
+    return ready(MINI_CONFIGS["hallo"], read("hallo/net_tiny"))
 
 
 @pytest.fixture(scope="session")
@@ -99,5 +74,4 @@ def echomimic() -> LatentEmo:
         "denoising_unet": {key: value for key, value in denoiser.items() if ".motion_modules." not in key},
         "face_locator": read("echomimic/face_locator_tiny"),
     }
-    projection = replace(ECHOMIMIC.audio_projection, width=32, token_width=32)
-    return ready(replace(tiny(ECHOMIMIC, (8, 16, 24, 32)), audio_projection=projection), join_files(files))
+    return ready(MINI_CONFIGS["echomimic"], join_files(files))
