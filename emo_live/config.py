@@ -127,6 +127,7 @@ class ScheduleConfig:
     beta_end: float
     kind: Literal["linear", "scaled_linear"]  # how the betas grow: straight, or their roots do
     zero_terminal_snr: bool
+    fixed_stride: bool  # DDIM goes down by train_steps // steps, as diffusers' does, even where that misses a timestep
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ TINY = TinyConfig(
         speed=SpeedConfig(
             centres=(0.0, 2.0, 5.0, 10.0, 18.0), radii=(1.0, 1.5, 2.5, 4.0, 8.0), context=2, hidden=64, width=64
         ),
-        schedule=ScheduleConfig(1000, 0.00085, 0.012, "scaled_linear", zero_terminal_snr=True),
+        schedule=ScheduleConfig(1000, 0.00085, 0.012, "scaled_linear", zero_terminal_snr=True, fixed_stride=False),
         motion_frames=2,
         audio_look_ahead=2,
     ),

@@ -96,4 +96,4 @@ def test_guidance(scale: float, expected: float) -> None:
 
 
 def test_published_targets_stay_in_the_schedule(schedule: NoiseSchedule) -> None:
-    assert all(min(schedule.published_targets(steps)) in (-1, 0) for steps in range(1, 101))
+    assert all(min(schedule.published_targets(steps)) in (-1, 0) for steps in range(1, 1001))

@@ -22,5 +22,5 @@ UNET = BackboneConfig(
 
 MOTION = MotionModuleConfig(heads=8, attention_blocks=2, max_frames=32, speed_width=None, without_reference=True)
 
-# Training used scaled_linear betas; published pictures were sampled with linear ones.
-SCHEDULE = ScheduleConfig(1000, 0.00085, 0.012, "linear", zero_terminal_snr=True)
+# Training used scaled_linear betas; published pictures were sampled with linear ones, by diffusers' DDIM.
+SCHEDULE = ScheduleConfig(1000, 0.00085, 0.012, "linear", zero_terminal_snr=True, fixed_stride=True)
