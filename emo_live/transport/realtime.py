@@ -35,6 +35,7 @@ from emo_live.types import FPS, Int16
 MAX_MESSAGE_BYTES = 1 << 20
 MIN_RATE_HZ, DEFAULT_RATE_HZ, MAX_RATE_HZ = 8_000, 24_000, 96_000
 _REMEMBERED = 64  # items whose late audio is dropped, utterances whose names are known
+_MAX_NAME_CHARS = 256  # of an assistant's names; they are kept and sent back
 
 # What else an assistant's server sends, in one stream with its audio: nothing to do for a face.
 _FORWARDED = ("response.", "conversation.", "rate_limits.", "session.", "input_audio_buffer.", "output_audio_buffer.")
@@ -125,7 +126,7 @@ class RealtimeProtocol:
             if isinstance(data, bytes):
                 return self._push(data, None)
             message = _parsed(data)
-            origin = message["event_id"] if isinstance(message.get("event_id"), str) else None
+            origin = _name(message, "event_id")
             return self._obey(message)
         except _Refused as refused:
             return Received(replies=(self.error(str(refused), refused.code, param=refused.param, origin=origin),))
@@ -158,9 +159,11 @@ class RealtimeProtocol:
         return Received(commands, (self._say("session.updated", session=self._described()),))
 
     def _delta(self, message: dict[str, Any]) -> Received:
-        item = message.get("item_id") or message.get("response_id")
-        if item is not None and not isinstance(item, str):
-            raise _Refused("invalid_value", "item_id must be a string", "item_id")
+        item = _name(message, "item_id") or _name(message, "response_id")
+        if item is None and (message.get("item_id") or message.get("response_id")):
+            raise _Refused(
+                "invalid_value", f"item_id must be a string of {_MAX_NAME_CHARS} characters at most", "item_id"
+            )
         if item is not None and item in self._dropped:
             return Received()  # still on its way when it was interrupted
         return self._push(_decoded(message.get("delta"), "delta"), item)
@@ -197,9 +200,9 @@ class RealtimeProtocol:
     def _interrupt(self, message: dict[str, Any]) -> Received:
         if self._open is not None:
             self._dropped.append(self._open)
-        for name in ("item_id", "response_id"):
-            if message.get("type") == "response.cancel" and isinstance(message.get(name), str):
-                self._dropped.append(message[name])
+        if message.get("type") == "response.cancel":
+            named = (_name(message, "item_id"), _name(message, "response_id"))
+            self._dropped.extend(name for name in named if name is not None)
         self._open, self._pushed = None, False
         cleared = message.get("type") == "input_audio_buffer.clear"
         return Received((Interrupt(),), (self._say("input_audio_buffer.cleared"),) if cleared else ())
@@ -316,6 +319,12 @@ def _parsed(text: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise _Refused("invalid_json", "a text message must be a JSON object")
     return message
+
+
+def _name(message: dict[str, Any], key: str) -> str | None:
+    """What the client calls something; None where it says nothing that can be a name."""
+    name = message.get(key)
+    return name if isinstance(name, str) and 0 < len(name) <= _MAX_NAME_CHARS else None
 
 
 def _decoded(value: Any, param: str) -> bytes:

@@ -17,6 +17,8 @@ MAX_BYTES = 64_000
 _MAX_SECTIONS = 16
 _UFRAG, _PASSWORD = re.compile(r"[A-Za-z0-9+/]{4,256}"), re.compile(r"[A-Za-z0-9+/]{22,256}")  # RFC 8839, section 5.4
 _INHERITED = ("ice-ufrag", "ice-pwd", "fingerprint", "setup")  # may stand above the media sections
+_TRANSPORT = (*_INHERITED, "rtcp-mux")  # sections of a bundle may leave these to its first one (RFC 8829, 5.2.1)
+_MID = re.compile(r"[!#-'*+\-.0-9A-Z^-~]{1,64}")  # token, RFC 8866, section 9
 _DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 
 
@@ -70,6 +72,7 @@ def read_offer(text: str) -> Offer:
         raise BadInputError(f"an SDP offer may have {_MAX_SECTIONS} media sections")
     common = _attributes(session)
     sections = [_section(lines, common) for lines in parts]
+    _complete_bundles(session, sections)
     audio, video = (_wanted(sections, kind) for kind in ("audio", "video"))
     chosen = [section for section in sections if section is audio or section is video]
     _check_bundle(session, chosen)
@@ -81,13 +84,12 @@ def read_offer(text: str) -> Offer:
         for section in chosen
         for value in section.attributes.get("candidate", ())
     ]
-    if len(candidates) > MAX_CANDIDATES:
-        raise BadInputError(f"an SDP offer may have {MAX_CANDIDATES} candidates")
     offer = Offer(
         sdp=_clean(session, chosen),
         kinds=tuple(section.kind for section in chosen),
         ufrag=ufrag,
-        candidates=tuple(candidates),
+        # A machine with many interfaces has more than anybody would try; the first ones are the preferred ones.
+        candidates=tuple([candidate for candidate in candidates if candidate.usable][:MAX_CANDIDATES]),
         codecs=frozenset(codecs),
         sends_audio=_direction(audio) == "sendrecv",
         refused=tuple((place, _refusal(s)) for place, s in enumerate(sections) if s not in chosen),
@@ -123,6 +125,27 @@ def _attributes(lines: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def _complete_bundles(session: list[str], sections: list[_Section]) -> None:
+    """Sections that are bundle-only (port 0 without being given up) say what the first one of their bundle says."""
+    for group in _bundles(session):
+        named = [section for section in sections if section.first("mid") in group]
+        first = next((section for section in named if section.first("mid") == group[0]), None)
+        for section in named if first is not None else ():
+            if "bundle-only" in section.attributes:
+                media, port, *rest = section.lines[0].split()
+                section.lines[0] = " ".join([media, "9" if port == "0" else port, *rest])
+                for name in _TRANSPORT:
+                    if name in first.attributes and name not in section.attributes:
+                        values = section.attributes[name] = first.attributes[name]
+                        section.lines += [f"a={name}:{value}" if value else f"a={name}" for value in values]
+
+
+def _bundles(session: list[str]) -> list[list[str]]:
+    """mids of every bundle."""
+    groups = [line.split()[1:] for line in session if line.startswith("a=group:BUNDLE")]
+    return [group for group in groups if group]
+
+
 def _wanted(sections: list[_Section], kind: str) -> _Section:
     """The section that we answer; port 0 marks one that the client has given up."""
     alive = [section for section in sections if section.kind == kind and section.lines[0].split()[1] != "0"]
@@ -140,6 +163,8 @@ def _wanted(sections: list[_Section], kind: str) -> _Section:
     for name, shape in (("ice-ufrag", _UFRAG), ("ice-pwd", _PASSWORD)):
         if not shape.fullmatch(section.first(name) or ""):
             raise BadInputError(f"the offer's {kind} section has an unreadable {name}")
+    if not _MID.fullmatch(section.first("mid") or ""):
+        raise BadInputError(f"the offer's {kind} section has an unreadable mid")
     if "rtcp-mux" not in section.attributes:
         raise BadInputError(f"the offer's {kind} section has no rtcp-mux")
     return section
@@ -150,11 +175,10 @@ def _direction(section: _Section) -> str:
 
 
 def _check_bundle(session: list[str], chosen: list[_Section]) -> None:
-    groups = [line.split()[1:] for line in session if line.startswith("a=group:BUNDLE")]
     mids = [section.first("mid") for section in chosen]
     if len(set(mids)) < len(mids):
         raise BadInputError("two media sections of the offer have the same mid")
-    if not any(set(mids) <= set(group) for group in groups):
+    if not any(set(mids) <= set(group) for group in _bundles(session)):
         raise BadInputError("the offer does not bundle audio and video: set bundlePolicy to max-bundle")
 
 

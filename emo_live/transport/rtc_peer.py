@@ -179,10 +179,10 @@ class RtcPeer:
         it would give up at once where all of them are names that it cannot resolve, though the client's own checks
         are on their way and show its address."""
         for candidate in candidates:
-            self._candidates += 1
             theirs = candidate.ufrag in (None, self._offer.ufrag)
-            if not candidate.usable or not theirs or self._candidates > MAX_CANDIDATES:
+            if not candidate.usable or not theirs or self._candidates >= MAX_CANDIDATES:
                 continue
+            self._candidates += 1
             adding = self._transport.addRemoteCandidate(_for_aiortc(candidate))
             if candidate.address.endswith(".local"):
                 self._spawn(_resolving(adding), "resolve")

@@ -6,6 +6,7 @@ that asks for no key, so names (Host) and pages (Origin) are checked there.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -25,6 +26,7 @@ from emo_live_server.settings import Settings
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = _SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
 _MAX_BODY_BYTES = 1 << 20  # of requests that do not count their own bytes, as uploads do
+BODY_S = 30.0  # that these take to arrive
 _OWN_LIMITS = re.compile(r"^/v1/(avatars|sessions/[^/]+/audio)$")
 _HOST = re.compile(r"^[A-Za-z0-9.\-]+(:\d{1,5})?$|^\[[0-9A-Fa-f:.]+\](:\d{1,5})?$")
 _HEADERS = {
@@ -115,14 +117,23 @@ class Guard:
 
 
 def _capped(scope: Scope, receive: Receive) -> Receive:
-    """Bodies end at a limit, whatever was announced."""
+    """Bodies end at a limit and in time, whatever was announced."""
     if _OWN_LIMITS.match(scope["path"]):
         return receive
-    received = 0
+    received, over = 0, False
+    until = asyncio.get_running_loop().time() + BODY_S
+    announced = Headers(scope=scope).get("content-length", "")
 
     async def receiving() -> Message:
-        nonlocal received
-        message = await receive()
+        nonlocal received, over
+        if announced.isdigit() and int(announced) > _MAX_BODY_BYTES:
+            raise HTTPException(413, f"at most {_MAX_BODY_BYTES} bytes are taken")
+        try:
+            async with asyncio.timeout_at(None if over else until):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the request took longer than {BODY_S:.0f} s to arrive") from None
+        over = not message.get("more_body", False)
         received += len(message.get("body", b""))
         if received > _MAX_BODY_BYTES:
             raise HTTPException(413, f"at most {_MAX_BODY_BYTES} bytes are taken")

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from emo_live.errors import BadInputError
 from emo_live.transport.realtime import MAX_MESSAGE_BYTES
 from emo_live_server import logs
+from emo_live_server.connections import PatientHttp, PatientSocket
 from emo_live_server.context import Context
 from emo_live_server.settings import Settings
 from emo_live_server.tasks import Tasks
@@ -95,7 +96,9 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         host=settings.host.strip("[]"),
         port=settings.port,
-        ws="websockets-sansio",
+        http=PatientHttp,
+        ws=PatientSocket,
+        ws_per_message_deflate=False,  # base64 of sound does not shrink enough to be worth a window a connection
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_ping_interval=20.0,
         ws_ping_timeout=20.0,

@@ -190,6 +190,8 @@ BAD: list[tuple[Any, str, str | None]] = [
     ({"type": "input_audio_buffer.append", "audio": "AAA="[:3]}, "invalid_audio", "audio"),
     ({"type": "input_audio_buffer.append", "audio": "AA=="}, "invalid_audio", "audio"),
     ({"type": "response.output_audio.delta", "delta": AUDIO, "item_id": 7}, "invalid_value", "item_id"),
+    ({"type": "response.output_audio.delta", "delta": AUDIO, "item_id": "i" * 257}, "invalid_value", "item_id"),
+    ({"type": "response.output_audio.delta", "delta": AUDIO, "response_id": ["x"]}, "invalid_value", "item_id"),
     ({"type": "input_audio_buffer.commit"}, "input_audio_buffer_commit_empty", None),
     ({"type": "session.update"}, "invalid_value", "session"),
     ({"type": "session.update", "session": {"avatar": "b"}}, "fixed", "session.avatar"),

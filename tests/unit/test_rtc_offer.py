@@ -6,6 +6,7 @@ import pytest
 
 from emo_live.errors import BadInputError, NotSupportedError
 from emo_live.transport.rtc_offer import MAX_BYTES, read_offer
+from emo_live.transport.sdpfrag import MAX_CANDIDATES
 
 SESSION = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\n"
 COMMON = (
@@ -33,6 +34,36 @@ def test_candidates_are_taken_out_and_kept() -> None:
     offer = read_offer(GOOD + CANDIDATE + "a=end-of-candidates\r\n")
     assert [candidate.address for candidate in offer.candidates] == ["192.0.2.7"]
     assert "candidate" not in offer.sdp.replace("end-of-candidates", "candidate")
+
+
+def test_of_a_hundred_candidates_the_first_usable_ones_are_taken() -> None:
+    others = (
+        "a=candidate:1 1 tcp 1 192.0.2.7 9 typ host tcptype active\r\na=candidate:1 2 udp 1 192.0.2.7 9 typ host\r\n"
+    )
+    many = "".join(CANDIDATE.replace("192.0.2.7", f"192.0.2.{i}") + others for i in range(100))
+    offer = read_offer(GOOD + many)
+    assert [candidate.address for candidate in offer.candidates] == [f"192.0.2.{i}" for i in range(MAX_CANDIDATES)]
+
+
+def test_a_bundle_only_section_has_what_the_first_of_its_bundle_says() -> None:
+    """What browsers send with bundlePolicy max-bundle (RFC 8829, section 5.2.1)."""
+    bare = VIDEO.replace(COMMON, "c=IN IP4 0.0.0.0\r\na=bundle-only\r\n").replace("m=video 9", "m=video 0")
+    offer = read_offer(SESSION + AUDIO + bare)
+    assert offer.kinds == ("audio", "video") and offer.refused == ()
+    video = offer.sdp[offer.sdp.index("m=video") :]
+    assert video.startswith("m=video 9 ")
+    for line in COMMON.splitlines()[1:]:
+        assert line in video.splitlines()
+    with pytest.raises(BadInputError, match="no ice-ufrag"):
+        read_offer(SESSION.replace("0 1", "7 1") + AUDIO + bare.replace("m=video 0", "m=video 9"))
+    with pytest.raises(BadInputError, match="no video"):
+        read_offer(SESSION.replace("BUNDLE 0 1", "BUNDLE 0") + AUDIO + bare)
+
+
+@pytest.mark.parametrize("mid", ["video", "0.1-x", "{b7a5}", "~", "a" * 64])
+def test_unusual_names_of_sections(mid: str) -> None:
+    unusual = SESSION.replace("0 1", f"0 {mid}") + AUDIO + VIDEO.replace("a=mid:1", f"a=mid:{mid}")
+    assert f"a=group:BUNDLE 0 {mid}\r\n" in read_offer(unusual).sdp
 
 
 def test_a_microphone_is_noticed() -> None:
@@ -101,7 +132,8 @@ def test_what_we_do_not_do_is_refused_in_its_place() -> None:
         (GOOD.replace("a=group:BUNDLE 0 1\r\n", ""), "max-bundle"),
         (GOOD.replace("a=group:BUNDLE 0 1", "a=group:BUNDLE 0"), "max-bundle"),
         (GOOD + "a=candidate:nonsense\r\n", "no ICE candidate"),
-        (GOOD + CANDIDATE * 65, "64 candidates"),
+        (GOOD.replace("a=mid:1", "a=mid:a/b"), "unreadable mid"),
+        (GOOD.replace("a=mid:1", "a=mid:" + 65 * "a"), "unreadable mid"),
         (GOOD.replace("a=setup:actpass", "a=setup:maybe"), "cannot be read"),
         (GOOD.replace("a=rtpmap:96 VP8/90000", "a=rtpmap:96 VP8/fast"), "cannot be read"),
         (GOOD + "a=ssrc:1\r\n", "cannot be read"),

@@ -13,12 +13,12 @@ from emo_live_server.depends import Shared, may
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/healthz")
+@router.api_route("/healthz", methods=["GET", "HEAD"])
 async def alive() -> dict[str, bool]:
     return {"ok": True}
 
 
-@router.get("/readyz")
+@router.api_route("/readyz", methods=["GET", "HEAD"])
 async def ready(shared: Shared) -> JSONResponse:
     """503 while warming up, when that failed, and while the server is being emptied."""
     state = "ready"

@@ -7,6 +7,8 @@ they are refused (422) and the connection goes on.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -41,13 +43,9 @@ async def whep(avatar: str, request: Request, shared: Shared, caller: Viewer) ->
     shared.avatars.check(avatar)
     await shared.sessions.admit()
     shared.check_ready()
-    peer = await _answer(shared, offer, shared.settings.size, receive_audio=False)
-    try:
+    async with _answered(shared, offer, shared.settings.size, receive_audio=False) as peer:
         live = await begin(shared, caller, NewSession(avatar=avatar), viewer=True)
         live.add_peer(peer, microphone=False)
-    except BaseException:
-        await peer.close()
-        raise
     return _created(shared, peer, f"/whep/{avatar}/{live.id}")
 
 
@@ -94,12 +92,8 @@ async def whep_resource_others() -> Response:
 @router.post("/v1/sessions/{id}/webrtc", status_code=201, dependencies=[Depends(limited("control"))])
 async def duplex(request: Request, live: Opened, shared: Shared) -> Response:
     offer = await _sdp(request, SDP, shared.settings.max_sdp_bytes)
-    peer = await _answer(shared, offer, live.size, receive_audio=True)
-    try:
+    async with _answered(shared, offer, live.size, receive_audio=True) as peer:
         name = live.add_peer(peer, microphone=True)
-    except BaseException:
-        await peer.close()
-        raise
     return _created(shared, peer, f"/v1/sessions/{live.id}/webrtc/{name}")
 
 
@@ -144,6 +138,17 @@ async def _sdp(request: Request, media_type: str, limit_bytes: int) -> str:
     if not text.strip():
         raise Problem(400, "the body must be SDP", reason="broken_sdp")
     return text
+
+
+@contextlib.asynccontextmanager
+async def _answered(shared: Context, offer: str, size: int, *, receive_audio: bool) -> AsyncIterator[Peer]:
+    """A peer with its answer, as `_answer`; it is closed if it finds no session to show."""
+    peer = await _answer(shared, offer, size, receive_audio=receive_audio)
+    try:
+        yield peer
+    except BaseException:
+        await peer.close()
+        raise
 
 
 async def _answer(shared: Context, offer: str, size: int, *, receive_audio: bool) -> Peer:
