@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 import typer
 
-from emo_live.cli import bench, demo, doctor, enroll, render, serve, train
+from emo_live.cli import bench, demo, doctor, enroll, render, serve, train, weights
 from emo_live.errors import EmoLiveError, EngineError
 
 _INTERRUPTED = 130
@@ -32,6 +32,7 @@ app.command("enroll")(enroll.command)
 app.command("demo")(demo.command)
 app.command("serve")(serve.command)
 app.add_typer(bench.app, name="bench")
+app.add_typer(weights.app, name="weights")
 app.command("doctor")(doctor.command)
 app.command("train", context_settings=train.CONTEXT, add_help_option=False)(train.command)
 

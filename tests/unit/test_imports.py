@@ -41,8 +41,8 @@ EXCEPTIONS = {("cli/train.py", "training")}
 # Where a package may be imported, as beginnings of paths below emo_live.
 PLACES: dict[str, tuple[str, ...]] = {
     "torch": ("models/", "weights/", "training/", "engine/backend_torch"),
-    "diffusers": ("models/", "training/", "engine/backend_torch"),
-    "transformers": ("models/", "training/", "engine/backend_torch"),
+    "diffusers": ("models/", "weights/library_plans", "training/", "engine/backend_torch"),
+    "transformers": ("models/", "weights/library_plans", "training/", "engine/backend_torch"),
     "safetensors": ("models/", "weights/", "training/", "engine/backend_torch"),
     "xformers": ("models/",),
     "huggingface_hub": ("weights/hub",),
