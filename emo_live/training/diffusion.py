@@ -134,7 +134,7 @@ def train_hearing(data: MotionData, out: Path, budget: Budget) -> dict[str, floa
             shapes = model(batch["features"][:, 0])
         return {"loss": F.mse_loss(shapes.float(), batch["arkit"][:, 0, :, HEARD])}
 
-    return run.train(data.batches(budget.batch, (8,), budget.seed + run.step), loss)
+    return run.train(data.batches(budget.batch, (8,), budget.seed, first=run.step), loss)
 
 
 def train(
@@ -159,7 +159,7 @@ def train(
         return measure(ema, data[1], basis, Sampling(steps=6), count=3)
 
     return run.train(
-        data[0].batches(budget.batch, frames, budget.seed + run.step),
+        data[0].batches(budget.batch, frames, budget.seed, first=run.step),
         DiffusionLoss(model, basis, device, stage),
         None if stage is Stage.IMAGE else sample,
         sample_every_s=600,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -151,15 +152,18 @@ class MotionData:
             start = int(random.integers(last + STRIDE))
         return int(np.clip(start // STRIDE, 1, last // STRIDE)) * STRIDE
 
-    def batches(self, size: int, lengths: tuple[int, ...], seed: int, ahead: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Random windows, (size, 1 + ahead, ...): `ahead` more follow each one, for training on own output."""
-        random = np.random.default_rng(seed)
+    def batches(
+        self, size: int, lengths: tuple[int, ...], seed: int, ahead: int = 0, first: int = 0
+    ) -> Iterator[dict[str, Tensor]]:
+        """Random windows, (size, 1 + ahead, ...): `ahead` more follow each one, for training on own output. The k-th
+        batch depends on k and the seed alone; first: the k to begin with."""
         weights = np.array([len(track.z) for track in self.tracks], float)
-        while True:
+        for k in count(first):
+            random = np.random.default_rng([seed, k])
             frames = int(random.choice(lengths))
             rows = []
-            for k in random.choice(len(self.tracks), size, p=weights / weights.sum()):
-                track = self.tracks[k]
+            for chosen in random.choice(len(self.tracks), size, p=weights / weights.sum()):
+                track = self.tracks[chosen]
                 last = len(track.z) - frames * (ahead + 1)
                 start = 0 if random.random() < FIRST_SHARE else self._start(track, last, frames * ahead, random)
                 variant, mirror = int(random.integers(len(track.features))), random.random() < 0.5

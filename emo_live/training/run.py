@@ -9,16 +9,20 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+
+from emo_live.errors import BadInputError
 
 SAVE_EVERY_S = 180.0
 
@@ -126,23 +130,47 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
 
 
 def optimizers(
-    module: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.01
+    module: nn.Module, muon_lr: float | None, adam_lr: float, weight_decay: float = 0.01
 ) -> list[torch.optim.Optimizer]:
-    """Muon for inner matrices and kernels, AdamW for the rest (biases, norms, first and last layers)."""
+    """Muon for inner matrices and kernels, AdamW for the rest (biases, norms, first and last layers), or for all."""
     inner: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, p in module.named_parameters():
         if p.requires_grad:
             edge = any(part in name for part in ("conv_in", "conv_out", "proj1", "norm", "embedding"))
-            (inner if p.ndim >= 2 and not edge else rest).append(p)
-    return [
-        Muon(inner, muon_lr),
-        torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True),
-    ]
+            (inner if muon_lr and p.ndim >= 2 and not edge else rest).append(p)
+    adam = torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
+    return [Muon(inner, muon_lr), adam] if muon_lr else [adam]
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+def random_state() -> dict[str, Any]:
+    """Of every generator that has a global state, as tensors and plain values."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    state["numpy"] = (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest)
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    if torch.cuda.is_available() and len(state.get("cuda", ())) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 class Run:
-    """One training run in a folder: state.pt (resumable), log.jsonl, tensorboard events. module: what is trained."""
+    """One training run in a folder: state.pt (resumable), log.jsonl, tensorboard events. module: what is trained;
+    beside: what else changes with every step and must be there when the run goes on."""
 
     def __init__(
         self,
@@ -152,12 +180,13 @@ class Run:
         budget: Budget,
         *,
         ema: float = 0.999,
+        beside: Mapping[str, Stateful] | None = None,
     ):
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.module, self.optims = folder, module, optims
-        self.budget = budget
+        self.budget, self.beside = budget, dict(beside or {})
         self.ema, self.step, self.used_s = Ema(module, ema), 0, 0.0
         self.base_lr = [[group["lr"] for group in optim.param_groups] for optim in optims]
         if (folder / "state.pt").exists():
@@ -166,11 +195,19 @@ class Run:
 
     def _resume(self) -> None:
         state = torch.load(self.folder / "state.pt", map_location="cpu", weights_only=True)
+        if "module" not in state:
+            raise BadInputError(
+                f"{self.folder} holds weights only, no run to go on with: rename it, and start from it if you like"
+            )
         self.module.load_state_dict(state["module"])
         self.ema.module.load_state_dict(state["ema"])
         self.ema.steps, self.step, self.used_s = state["ema_steps"], state["step"], state["used_s"]
         for optim, saved in zip(self.optims, state["optims"], strict=True):
             optim.load_state_dict(saved)
+        for name, part in self.beside.items():
+            part.load_state_dict(state["beside"][name])
+        if "random" in state:
+            set_random_state(state["random"])
 
     def save(self) -> None:
         part = self.folder / "state.pt.part"
@@ -183,6 +220,8 @@ class Run:
             "step": self.step,
             "used_s": self.used_s,
             "optims": [optim.state_dict() for optim in self.optims],
+            "beside": {name: part.state_dict() for name, part in self.beside.items()},
+            "random": random_state(),
         }
         torch.save(state, part)
         part.replace(self.folder / "state.pt")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from emo_live.engine.motion_prior import MotionPrior
+from emo_live.errors import BadInputError
 from emo_live.training.casting import SPLITS, casting, chosen_clips
 from emo_live.training.pack import Pack
 from emo_live.training.run import Budget
@@ -294,18 +295,25 @@ def speed(
 def distil(
     pack: AnyPackOption = None,
     work: WorkOption = WORK,
+    start: Annotated[list[str] | None, typer.Option(help="Folders to begin from, in order: video, speed.")] = None,
     minutes: MinutesOption = 60,
     steps: StepsOption = None,
     batch: int = 8,
     seed: int = 0,
 ) -> None:
-    """The one-step student."""
-    from emo_live.training import distil as stage
+    """The student that needs one step or two."""
     from emo_live.training.basis import load_basis
+    from emo_live.training.distil.train import train
 
+    folders = [work / name for name in start or ("video", "speed") if start or (work / name).exists()]
+    for folder in folders or [work / "video"]:
+        if not (folder / "state.pt").exists():
+            raise BadInputError(
+                f"no teacher in {folder}: train it with `emo-live train video`, or name one with --start"
+            )
     basis, model = load_basis(work / "basis.pt"), new_model(work)
-    start, budget = [work / name for name in ("video", "speed")], Budget(minutes, steps, batch, seed)
-    stage.train(motion_data(pack, work), basis, model, start, work / "distil", budget)
+    folders = [work / "hearing", *folders]  # shipped weights lack the head for mouth shapes
+    train(motion_data(pack, work), basis, model, folders, work / "distil", Budget(minutes, steps, batch, seed))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,9 @@ from emo_live.training import basis as bases
 from emo_live.training import diffusion, stages
 from emo_live.training.autoencoder import Autoencoder, AutoencoderLoss
 from emo_live.training.diffusion import RATES, DiffusionLoss, Stage, select
-from emo_live.training.distil import DistilLoss
+from emo_live.training.distil.loss import DistilLoss
+from emo_live.training.distil.recipe import TINY_RECIPE, Phase
+from emo_live.training.distil.tiny import TinyStudent
 from emo_live.training.frame_data import FrameBatches, Shard
 from emo_live.training.motion_data import MotionData
 from emo_live.training.run import Budget, Run, load_weights, optimizers
@@ -189,12 +192,16 @@ def test_speed(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: P
 
 
 @pytest.mark.slow
-def test_distil(model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", TINY_RECIPE.phases[:2], ids=lambda phase: phase.name)
+def test_distil(phase: Phase, model: Teacher, data: MotionData, basis: MotionBasis, tmp_path: Path) -> None:
     run = Run(tmp_path, model, optimizers(model, 4e-3, 8e-4), FOREVER)
-    measured = descend(run, DistilLoss(model, basis, CPU), windows(data, 2, 2, ahead=1), 5)
+    networks = (model, copy.deepcopy(model).requires_grad_(False), run.ema.module)
+    loss = DistilLoss(TinyStudent(model, basis, CPU), networks, TINY_RECIPE, phase, CPU)
+    measured = descend(run, loss, windows(data, 4, 2, ahead=phase.windows - 1), 5)
     assert falls(measured, to=0.6) and falls(measured, "shapes")
     for row in measured:
-        assert row["loss"] == pytest.approx(row["miss"] + row["shapes"], rel=1e-4)
+        assert row["loss"] == pytest.approx(row["miss"] + row["shapes"] + row["segments"], rel=1e-4)
+        assert row["segments"] > 0
 
 
 @pytest.mark.parametrize("stage", Stage)

@@ -1,0 +1,96 @@
+"""The phases of a recipe, one after the other, each a resumable run: the last one in the folder of the stage, the
+others in folders of their own below it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emo_live.models.autoencoder import MotionBasis
+from emo_live.training.distil.loss import DistilLoss
+from emo_live.training.distil.recipe import TINY_RECIPE, Phase, Recipe
+from emo_live.training.distil.student import Batch, Student
+from emo_live.training.distil.tiny import TinyStudent
+from emo_live.training.motion_data import MotionData
+from emo_live.training.roll_out import Sampling, measure
+from emo_live.training.run import Budget, Run, load_weights, optimizers
+from emo_live.training.teacher import Teacher, start_from
+
+LENGTHS = (8, 8, 8, 4, 4, 2)  # windows of a first frame, of live sessions and of files
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """batches(phase, first): batches from the first-th on. sample: as Run.train has it, or None."""
+
+    student: Student
+    network: Any
+    recipe: Recipe
+    batches: Callable[[Phase, int], Iterator[Batch]]
+    sample: Callable[[nn.Module, Path], dict[str, float]] | None
+
+
+def shares(recipe: Recipe, budget: Budget) -> list[tuple[Phase, Budget]]:
+    """The phases that get a part of the budget, and which."""
+    out, done = [], 0.0
+    for phase in recipe.phases:
+        steps = None
+        if budget.steps is not None:
+            steps = round(budget.steps * (done + phase.share)) - round(budget.steps * done)
+        done += phase.share
+        if phase.share and steps != 0:
+            out.append((phase, replace(budget, minutes=budget.minutes * phase.share, steps=steps)))
+    return out
+
+
+def run_phases(course: Course, out: Path, budget: Budget, device: torch.device) -> dict[str, float]:
+    """Returns the last losses. `course.network` is the teacher when it comes and the student when it goes."""
+    teacher = copy.deepcopy(course.network).requires_grad_(False).eval()
+    planned, values = shares(course.recipe, budget), {}
+    for phase, part in planned:
+        last = phase is planned[-1][0]
+        folder = out if last else out / phase.name
+        select(course.network, phase)
+        torch.manual_seed(budget.seed)
+        run = Run(folder, course.network, optimizers(course.network, *phase.rates), part, ema=course.recipe.ema)
+        networks = (course.network, teacher, run.ema.module)
+        loss = DistilLoss(course.student, networks, course.recipe, phase, device)
+        values = run.train(course.batches(phase, run.step), loss, course.sample if last else None)
+        load_weights(course.network, folder)
+    return values
+
+
+def select(network: nn.Module, phase: Phase) -> None:
+    """Freezes what a phase does not train."""
+    for name, p in network.named_parameters():
+        p.requires_grad_(any(part in name for part in phase.trained))
+
+
+def train(
+    data: tuple[MotionData, MotionData],
+    basis: MotionBasis,
+    model: Teacher,
+    start: list[Path],
+    out: Path,
+    budget: Budget,
+    recipe: Recipe = TINY_RECIPE,
+) -> dict[str, float]:
+    """data: to train on and held out. start: the teacher's runs, as `start_from` takes them."""
+    device = start_from(model, start)
+
+    def sample(ema: nn.Module, path: Path) -> dict[str, float]:
+        assert isinstance(ema, Teacher)
+        return measure(ema, data[1], basis, Sampling(steps=1), count=6)
+
+    def batches(phase: Phase, first: int) -> Iterator[dict[str, Tensor]]:
+        return data[0].batches(budget.batch, LENGTHS, budget.seed, ahead=phase.windows - 1, first=first)
+
+    course = Course(TinyStudent(model, basis, device), model, recipe, batches, sample)
+    return run_phases(course, out, budget, device)
