@@ -33,8 +33,8 @@ class SoundFeatures(Protocol):
         """pcm: (S,) float32 in [-1, 1], 16 kHz, the sound up to the end of the newest frame, S <= context_samples ->
         (frames * blocks, D) features of the newest frames of 40 ms, oldest first.
 
-        Nothing after pcm is seen. Where it holds fewer frames, its first stands for those before it, as it does at the
-        beginning of a recording in the published pipelines.
+        Nothing after pcm is seen. Where it holds fewer frames, its first state stands for those before it, as it does
+        at the beginning of a recording in the published pipelines.
         """
         ...
 

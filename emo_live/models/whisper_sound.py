@@ -19,7 +19,7 @@ from emo_live.config_dict import rebuilt
 from emo_live.errors import BadInputError, NotSupportedError
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.wav2vec import newest, whole_frames
-from emo_live.types import MODEL_RATE_HZ, MODEL_STEP_SAMPLES, Float32
+from emo_live.types import MODEL_RATE_HZ, Float32
 
 CONTEXT_S = 5.0
 STATES_PER_FRAME = 2  # 50 a second
@@ -103,6 +103,5 @@ class WhisperFeatures:
 
     def __call__(self, pcm: Float32, frames: int) -> Tensor:
         assert len(pcm) <= self.context_samples, "more sound than the context holds: hand over its newest part"
-        samples = whole_frames(pcm, self.whisper.device)
-        states = self.whisper.states(samples).unflatten(0, (len(samples) // MODEL_STEP_SAMPLES, STATES_PER_FRAME))
-        return newest(states, frames).flatten(0, 2)
+        states = self.whisper.states(whole_frames(pcm, self.whisper.device))
+        return newest(states, STATES_PER_FRAME * frames).flatten(0, 1)

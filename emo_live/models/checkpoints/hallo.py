@@ -1,9 +1,9 @@
 """Hallo and Hallo2 (one layout, `net.pth`), and JoyHallo: configs, and what the published pipeline does under guidance.
 
 The keys of `net.pth` are those of LatentEmo(HALLO): nothing has to be renamed. Sources: arXiv 2406.08801 and the
-published inference code (MIT); facts checked by tests/golden. Two habits of that pipeline are for parity only: with
-guidance it deals face tokens and reference features out to the wrong rows. `published_tokens` and `published_banks`
-repeat them; LatentEmo gives every row its own.
+published inference code (MIT); facts checked by tests/golden. The functions here are habits of that pipeline, for
+parity only: with guidance it deals face tokens and reference features out to the wrong rows (`published_tokens`,
+`published_banks`; LatentEmo gives every row its own), and it makes motion frames from pixels (`carried` and below).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from emo_live.config import (
 )
 from emo_live.models.checkpoints import sd15
 from emo_live.models.reference_net import Bank
+from emo_live.models.vae import PictureCodec
 
 HALLO = EmoConfig(
     name="hallo",
@@ -69,3 +70,32 @@ def published_banks(bank: Bank, frames: int) -> tuple[Bank, Bank, Bank]:
     reference = {name: rows[turns, 0] for name, rows in halves.items()}
     unconditional, conditional = ({name: rows[[half], 1:] for name, rows in halves.items()} for half in (0, 1))
     return reference, unconditional, conditional
+
+
+def carried(codec: PictureCodec, latents: Tensor) -> Tensor:
+    """(n, 4, h, w) latents of frames that were shown -> of the same frames as the next window's motion frames.
+
+    The published pipeline makes them from the pictures. Ours carries the latents, which saves the encoder.
+    """
+    return codec.encode(codec.decode(latents))
+
+
+def with_pixels_dropped(motion: Tensor, region: Tensor, chance: Tensor, rate: float = 0.25) -> Tensor:
+    """Hallo2, against drift: (n, 3, H, W) motion frames in [-1, 1], grey wherever chance <= rate outside the face.
+
+    region: (H, W) or (3, H, W), over 0 in the face's box; chance: (H, W), uniform in 0..1, one draw for all frames. The
+    portrait stays as it is; the first window's motion frames (copies of it) do not.
+    """
+    return motion * ((chance > rate) | (region > 0))
+
+
+def published_draws(
+    generator: torch.Generator, latents: tuple[int, ...], drop_px: int | None = None
+) -> tuple[Tensor | None, Tensor]:
+    """What a window of the published pipelines draws: Hallo2's `chance` (drop_px, drop_px), and the latents' noise.
+
+    Hallo draws noise only. Hallo2's map comes from the same generator, so that the noise of a seed is another one, from
+    the first window on. The map comes first: pictures are made ready before the window is sampled.
+    """
+    chance = None if drop_px is None else torch.rand((drop_px, drop_px), generator=generator)
+    return chance, torch.randn(latents, generator=generator)
