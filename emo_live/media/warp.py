@@ -11,10 +11,9 @@ from PIL import Image
 
 from emo_live.types import Float32, UInt8
 
-# Places a px at which an enlarged copy is kept, and how many places it has at most, of 4 bytes: enough for 512 x 512 px
-# at eight. Coarser than four would show as unrest in fine hair.
-_FINE = (8, 4)
-_TABLE_PX = 16_777_216
+# Places a px at which an enlarged copy is kept, and how many places of 4 bytes it may have: 256 x 256 px at eight,
+# 1024 x 1024 px at four. Coarser than four would show as unrest in fine hair; finer costs memory that caches lack.
+_FINE = ((8, 1 << 22), (4, 1 << 24))
 _BAND_ROWS = 64
 _LANES = (0, 16, 32)
 
@@ -50,7 +49,7 @@ class Mover:
         self.shape = (height, width)
         self._rows = np.arange(top, top + height, dtype=np.float32)[:, None]
         self._columns = np.arange(left, left + width, dtype=np.float32)
-        fine = next((n for n in _FINE if n * n * picture.shape[0] * picture.shape[1] <= _TABLE_PX), None)
+        fine = next((n for n, most in _FINE if n * n * picture.shape[0] * picture.shape[1] <= most), None)
         self._take = _Linear(picture) if fine is None else _Enlarged(picture, fine)
 
     def __call__(self, flow: Float32) -> UInt8:

@@ -23,7 +23,7 @@ def shift(height: int, width: int, x: float, y: float) -> np.ndarray:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways on the same small picture."""
     if request.param == "linear":
-        monkeypatch.setattr(warp, "_TABLE_PX", 0)
+        monkeypatch.setattr(warp, "_FINE", ())
     return str(request.param)
 
 
@@ -63,7 +63,7 @@ def test_a_window_is_a_part_of_the_whole(way: str) -> None:
 
 def test_a_large_picture_is_not_kept_enlarged() -> None:
     sizes = {side: Mover(np.zeros((side, side, 3), np.uint8))._take._table.nbytes for side in (512, 1024, 1100)}
-    assert sizes[512] <= sizes[1024] <= 4 * warp._TABLE_PX
+    assert sizes[512] <= sizes[1024] <= 4 * warp._FINE[-1][1]
     assert sizes[1100] < 9 * 1100 * 1100
 
 
