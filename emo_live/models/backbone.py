@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from emo_live.config import BackboneConfig
 from emo_live.models.attention import Attention
@@ -104,7 +105,12 @@ class Stage:
 
 
 class Block(nn.Module):
-    """ResNets of one resolution, and what follows each of them."""
+    """ResNets of one resolution, and what follows each of them.
+
+    recompute: what a layer computes on the way is not kept for the gradient but made again, for memory.
+    """
+
+    recompute = False
 
     def __init__(self, stage: Stage, config: BackboneConfig):
         super().__init__()
@@ -127,6 +133,12 @@ class Block(nn.Module):
 
     def layer(self, i: int, x: Tensor, given: Conditions) -> Tensor:
         """What follows ResNet i."""
+        if self.recompute and torch.is_grad_enabled():
+            out: Tensor = checkpoint(self._layer, i, x, given, use_reentrant=False)
+            return out
+        return self._layer(i, x, given)
+
+    def _layer(self, i: int, x: Tensor, given: Conditions) -> Tensor:
         motion = None
         if self.stage.attends:
             name = f"{self.stage.name}.attentions.{i}.transformer_blocks.0"
@@ -228,6 +240,12 @@ class Backbone(nn.Module):
         if config.out_channels is not None:
             self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[0], eps=1e-5)
             self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+
+    def drop_unused(self) -> None:
+        """Removes the motion modules that never run (published Hallo has five), once the weights are loaded."""
+        for block in (*self.down_blocks, *self.up_blocks):
+            if self.config.motion is not None and not block.moves:
+                del block.motion_modules
 
     def forward(self, x: Tensor, timesteps: Tensor, given: Conditions) -> Tensor:
         """x: ((B T), C, h, w); timesteps: ((B T),) -> ((B T), out_channels, h, w), or x's features without a head."""
