@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,20 @@ class TroublesomeHost(PatternHost):
         if spec.seed == 13:
             raise ValueError("an unlucky seed")
         return TroublesomeEngine(spec.size)
+
+
+class MortalHost(PatternHost):
+    """The second process dies while it opens a session. lives: a file with a byte for every process so far."""
+
+    def __init__(self, threads: int, checkpoint: Checkpoint, lives: Path) -> None:
+        with lives.open("ab") as file:
+            file.write(b".")
+            self._number = file.tell()
+
+    def open(self, spec: LiveSpec) -> LiveEngine:
+        if self._number == 2:
+            os._exit(3)
+        return super().open(spec)
 
 
 class UnfitHost(PatternHost):

@@ -6,11 +6,14 @@ faster. Precision is what the CPU is good at: bf16 where it has the instructions
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +31,8 @@ from emo_live.types import Float32
 if TYPE_CHECKING:
     import openvino
 
+T = TypeVar("T")
+_AVATAR = ".avatar"  # ending of what is kept of an avatar
 ASSETS = Path(__file__).parents[1] / "assets" / "tiny"
 _COMPILE_TIMEOUT_S = 120
 _FRAME_INPUTS = {
@@ -57,7 +62,7 @@ _LONGER: dict[str, dict[str, Callable[[int], int]]] = {
 class OpenVinoBackend:
     """threads: inference threads; precision: "f32", "bf16" or None for what this CPU does best.
 
-    cache: a folder where what `warm` needs first is kept compiled, for another process (None: nowhere).
+    cache: a folder of ours where what takes long is kept for another process, compiled or computed (None: nowhere).
     """
 
     name = "openvino"
@@ -80,7 +85,7 @@ class OpenVinoBackend:
         self.precision = precision or self._best_precision()
         self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
         self._lock = threading.Lock()
-        self.prior = MotionPrior.load(assets / "prior.npz")
+        self.prior = self._kept("prior", lambda: MotionPrior.load(assets / "prior.npz"))
         self._compiler = ThreadPoolExecutor(2, thread_name_prefix="emo-live-compile")
         self._open = True
         ONE_BLAS_THREAD.enter()
@@ -90,14 +95,24 @@ class OpenVinoBackend:
 
     def warm(self, lengths: tuple[int, ...]) -> None:
         """Starts compiling for these window lengths in the background, in this order."""
+        short, *others = lengths
+        self._cached |= {("denoise", frames) for frames in lengths} | {("prepare", 1)}
         # The denoiser takes longest by far, so it goes first; the portrait is needed before the sound.
-        self._cached |= {("denoise", lengths[0]), ("prepare", 1)}
-        self._start("denoise", lengths[0])
-        for name in ("prepare", "hear"):
-            self._start(name, 1)
-        for frames in lengths:
-            for name in _FRAME_INPUTS:
-                self._start(name, frames)
+        longest = self._start("denoise", short)
+        if self._cache is None or not any(self._cache.glob(f"*{_AVATAR}")):
+            self._start("prepare", 1)
+        self._start("hear", 1)
+        for name in _FRAME_INPUTS:
+            self._start(name, short)
+
+        def go_on(_: object) -> None:
+            """Nothing takes the machine from the first window."""
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                for frames in others:
+                    for name in _FRAME_INPUTS:
+                        self._start(name, frames)
+
+        longest.add_done_callback(go_on)
 
     def is_warm(self, frames: int) -> bool:
         """Whether windows of that length run without compiling anything first."""
@@ -149,9 +164,27 @@ class OpenVinoBackend:
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed in {name}: {str(error).splitlines()[0]}") from error
 
+    def _kept(self, name: str, make: Callable[[], T]) -> T:
+        """What another process left in the cache, or `make` and leave it there."""
+        if self._cache is None:
+            return make()
+        with contextlib.suppress(FileNotFoundError):
+            kept: T = pickle.loads((self._cache / name).read_bytes())
+            return kept
+        made, part = make(), self._cache / f"{name}.{os.getpid()}"
+        with contextlib.suppress(OSError):  # a full disk costs time, not the session
+            part.write_bytes(pickle.dumps(made, pickle.HIGHEST_PROTOCOL))
+            part.replace(self._cache / name)
+        return made
+
     def prepare(self, avatar: Avatar) -> Prepared:
+        features = self._kept(avatar.id + _AVATAR, lambda: self._features(avatar))
+        face = FaceMotion(self.prior, avatar.landmarks)
+        return Prepared(avatar, avatar.portrait, mouth_origin(avatar.landmarks), face, features)
+
+    def _features(self, avatar: Avatar) -> dict[str, Any]:
         portrait = avatar.portrait.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
-        x, y = origin = mouth_origin(avatar.landmarks)
+        x, y = mouth_origin(avatar.landmarks)
         result = self._run(
             "prepare",
             1,
@@ -164,7 +197,7 @@ class OpenVinoBackend:
         features = {key: result[key].copy() for key in (*bank_inputs(), "face", "inside")}
         with self._lock:
             self._compiled.pop(("prepare", 1), None)  # 130 MB that are needed once per avatar
-        return Prepared(avatar, avatar.portrait, origin, FaceMotion(self.prior, avatar.landmarks), features)
+        return features
 
     def hear(self, mel: Float32) -> Float32:
         out: Float32 = self._run("hear", 1, {"mel": mel[None]})[0][0]

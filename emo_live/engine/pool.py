@@ -200,6 +200,8 @@ class EnginePool:
         self._pulse = Pulse()
         self._process = EngineProcess(self._take)
         await self._process.start(self._factory, self._threads)
+        # Told of its sessions at once, it prepares their avatars while models still load.
+        opening = [asyncio.create_task(self._mend(lane)) for lane in list(self._lanes.values()) if lane.established]
         trouble = asyncio.ensure_future(self._trouble.wait())
         ready = asyncio.ensure_future(self._ready.wait())
         try:
@@ -207,8 +209,12 @@ class EnginePool:
         finally:
             trouble.cancel()
             ready.cancel()
+            if not ready.done():
+                for task in opening:
+                    task.cancel()
         if ready not in done:
             raise EngineError(self._why if done else f"the engine was not ready after {_READY_TIMEOUT_S:.0f} s")
+        await asyncio.gather(*opening)
 
     def _take(self, kind: str, name: int, *rest: Any) -> None:
         """A message of the process."""
@@ -227,6 +233,8 @@ class EnginePool:
             self._why = self._why or (rest[0][1] if rest else "the engine process died")
             self._ready.clear()
             self._trouble.set()
+            for lane in list(self._lanes.values()):
+                lane.lose(self._why)  # whoever waits for it to be opened learns it now
 
     async def _watch(self) -> None:
         """Notices a process that is dead or stuck, and sessions whose engine failed."""
@@ -257,9 +265,9 @@ class EnginePool:
             self._restarts += 1
             try:
                 await self._start()
-                for lane in [lane for lane in self._lanes.values() if lane.established]:
-                    await self._mend(lane)
-                return
+                if not self._why:
+                    return
+                reason = self._why
             except (EngineError, OSError) as error:
                 reason = str(error)
         for lane in list(self._lanes.values()):

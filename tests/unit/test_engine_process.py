@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from engines import NeverWarmHost, TroublesomeHost, UnfitHost, limited, order, until, wait_for
+from engines import MortalHost, NeverWarmHost, TroublesomeHost, UnfitHost, limited, order, until, wait_for
 from fakes import bundled_avatar
 
 from emo_live import (
@@ -80,6 +82,19 @@ def test_a_dead_or_stuck_process_is_replaced_while_pairs_go_on(how: str, reason:
                 heard = sum(bool(np.abs(pair.audio).max() > 3000) for pair in pairs)
                 assert heard >= 45, f"{name} went on where it had stopped"
             assert session.stats().restarts == 1
+
+    limited(main)
+
+
+def test_a_replacement_that_dies_as_well_is_replaced(tmp_path: Path) -> None:
+    async def main() -> None:
+        host = functools.partial(MortalHost, lives=tmp_path / "lives")
+        async with EnginePool(host) as pool, AvatarSession(bundled_avatar(), size=256, pool=pool) as session:
+            back = asyncio.create_task(wait_for(session, Recovered))
+            await asyncio.sleep(0.1)
+            os.kill(pool.pid, signal.SIGKILL)
+            await back
+            assert pool.stats().restarts == 2 and session.stats().restarts == 1, "one trouble to the session"
 
     limited(main)
 
