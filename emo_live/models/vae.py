@@ -93,6 +93,8 @@ def load_codec(folder: ModelFolder, kind: CodecKind, device: torch.device, dtype
 
 
 def _read(model: Any, folder: Path, dtype: torch.dtype) -> Any:
+    from safetensors import SafetensorError
+
     try:
         with silent("diffusers"):
             found, report = model.from_pretrained(
@@ -103,7 +105,7 @@ def _read(model: Any, folder: Path, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
                 torch_dtype=dtype,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInputError(f"cannot read the picture codec in {folder}: {str(error).splitlines()[0]}") from error
     if missing := sorted(report["missing_keys"]):
         raise BadInputError(f"{folder} is not complete: {len(missing)} tensors missing, as {missing[0]}")

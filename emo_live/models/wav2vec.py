@@ -86,6 +86,7 @@ class Wav2Vec:
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> Wav2Vec:
         """folder: config.json and model.safetensors of a wav2vec2, with or without its recognition head."""
         try:
+            from safetensors import SafetensorError
             from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2Model
         except ModuleNotFoundError as error:
             raise NotSupportedError('sound features need transformers: pip install "emo-live[gpu]"') from error
@@ -95,7 +96,7 @@ class Wav2Vec:
                 model, report = Wav2Vec2Model.from_pretrained(
                     folder, local_files_only=True, output_loading_info=True, dtype=dtype
                 )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise BadInputError(f"cannot read wav2vec2 from {folder}: {str(error).splitlines()[0]}") from error
         if missing := sorted(set(report["missing_keys"]) - {"masked_spec_embed"}):  # that one is for training
             raise BadInputError(f"{folder} is not a complete wav2vec2: {len(missing)} tensors missing, as {missing[0]}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+from test_hallo import in_half
 from torch import Tensor
 
 from emo_live.models.emo import Portrait
@@ -65,3 +67,11 @@ def test_guidance(echomimic: LatentEmo, numbers: dict[str, Tensor], portrait: Po
     audio = numbers["audio_tokens"]
     deaf = denoise(echomimic, numbers, echomimic.unconditional(portrait), torch.zeros_like(audio))
     close(torch.cat([deaf, denoise(echomimic, numbers, portrait, audio)]), numbers["cfg.out"], 1e-4)
+
+
+def test_features_in_half_precision(echomimic: LatentEmo, numbers: dict[str, Tensor], portrait: Portrait) -> None:
+    """As upstream hands them over by default; we do not round."""
+    rounded = replace(portrait, bank=in_half(portrait.bank))
+    out = denoise(echomimic, numbers, rounded, numbers["audio_tokens"])
+    close(out, numbers["nocfg.bank_fp16.out"], 1e-3)
+    assert 1e-5 < (numbers["nocfg.bank_fp16.out"] - numbers["nocfg.out"]).abs().max() < 1e-3

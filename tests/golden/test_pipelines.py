@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from test_hallo import FRAMES, masks_of, published_reference
+from test_hallo import FRAMES, in_half, masks_of, published_reference
 from torch import Tensor
 
 from emo_live.models.checkpoints import sd15
@@ -36,10 +36,6 @@ def rows_like(ours: Tensor, theirs: Tensor) -> Tensor:
     return ours[..., :: ours.shape[-2] // theirs.shape[-2], :]
 
 
-def in_half(bank: Bank) -> Bank:
-    return {name: rows.half().float() for name, rows in bank.items()}
-
-
 def sampled(
     model: LatentEmo,
     numbers: dict[str, Tensor],
@@ -56,6 +52,8 @@ def sampled(
     reference, *motions = published_banks(bank, FRAMES)
     portrait = replace(full, bank=reference)
     audio = model.audioproj(numbers["pipe_audio_windows"][:, FRAMES * window : FRAMES * (window + 1)])
+    close(audio, numbers[f"w{window}.audio_tokens"], 1e-5)
+    assert schedule.trailing(STEPS) == numbers["timesteps"].tolist()
     x, seen = numbers[f"noise_w{window}"].transpose(1, 2), []
     for t, to in zip(schedule.trailing(STEPS), schedule.published_targets(STEPS), strict=True):
         times = torch.full((1, FRAMES), t)
