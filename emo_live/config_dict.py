@@ -5,7 +5,6 @@ Unknown and missing fields, wrong types and absurd sizes raise BadInputError, wh
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -20,6 +19,7 @@ T = TypeVar("T")
 MOST_ITEMS = 64
 _MOST = {"layers_per_block": 16, "attention_blocks": 16}
 _MOST_OTHERS = 1 << 17
+_MOST_FLOAT = 1e9
 
 
 def config_from_dict(value: object) -> EmoConfig:
@@ -51,7 +51,9 @@ def _read(kind: Any, value: object, where: str) -> Any:
     if origin is dict:
         items = _mapping(value, where).items()
         return {str(key): _read(inner[1], item, f"{where}[{str(key)[:60]!r}]") for key, item in items}
-    if kind is float and type(value) in (int, float) and math.isfinite(cast(float, value)):
+    if kind is float:
+        if type(value) not in (int, float) or not abs(cast(float, value)) < _MOST_FLOAT:
+            raise BadInputError(f"{where} must be a number, not {_shown(value)}")
         return float(cast(float, value))
     if type(value) is not kind:
         raise BadInputError(f"{where} must be of type {kind.__name__}, not {_shown(value)}")

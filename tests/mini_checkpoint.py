@@ -100,6 +100,24 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
+def mini_call(model: LatentEmo, *, frames: int, side: int, batch: int = 1, seed: int = 1) -> tuple[Any, ...]:
+    """Random arguments of model.velocity: latents of side x side, a portrait, motion frames where the size has them."""
+    config, projection = model.config, model.config.audio_projection
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    with torch.no_grad():
+        masks = tuple(tuple(draw(batch, (side >> level) ** 2).sigmoid() for _ in range(3)) for level in range(4))
+        region = draw(batch, config.locator.in_channels, 8 * side, 8 * side).sigmoid()
+        portrait = model.prepare(draw(batch, 4, side, side), region, cast(Any, masks), draw(batch, 512))
+        motion = model.motion_bank(draw(batch, 2, 4, side, side), portrait) if config.motion_frames else None
+        sound = model.audioproj(draw(batch, frames, projection.frames, projection.blocks, projection.width))
+        times = torch.randint(1000, (batch, frames), generator=generator)
+        return draw(batch, frames, 4, side, side), times, portrait, motion, sound, None
+
+
 def mini_state(model: Model = "hallo", seed: int = 0) -> dict[str, Tensor]:
     """State dict of LatentEmo(MINI_CONFIGS[model]), float16 but for the position codes, as in the published files."""
     state = randomised(LatentEmo(MINI_CONFIGS[model]), seed).state_dict()

@@ -44,13 +44,16 @@ class Hub(Protocol):
 
 
 class HuggingFaceHub:
-    """Hub, through huggingface-hub."""
+    """Hub, through huggingface-hub. endpoint: its address; None: the usual one, or $HF_ENDPOINT."""
+
+    def __init__(self, endpoint: str | None = None):
+        self.endpoint = endpoint
 
     def listing(self, repo: str, revision: str | None) -> Listing:
         from huggingface_hub import HfApi
 
         with _one_line(repo):
-            info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
+            info = HfApi(self.endpoint).model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
             files = {
                 file.rfilename: RemoteFile(file.size or 0, None if file.lfs is None else file.lfs.sha256)
                 for file in info.siblings or ()
@@ -62,7 +65,8 @@ class HuggingFaceHub:
 
         with _one_line(repo):
             name = f"{repo}@{commit}/{file}"
-            with HfFileSystem().open(name, "rb", block_size=_BLOCK_BYTES, cache_type="none") as stream:
+            files = HfFileSystem(endpoint=self.endpoint)
+            with files.open(name, "rb", block_size=_BLOCK_BYTES, cache_type="none", size=end) as stream:
                 while start < end:
                     stream.seek(start)
                     block = stream.read(min(_BLOCK_BYTES, end - start))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from emo_live.config import EmoConfig
@@ -45,6 +46,7 @@ def shapes_on_meta(build: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]
         return {name: tuple(value.shape) for name, value in build().state_dict().items()}
 
 
+@cache
 def emo_shapes(config: EmoConfig) -> dict[str, tuple[int, ...]]:
     from emo_live.models.latent_emo import LatentEmo
 
