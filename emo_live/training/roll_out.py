@@ -93,6 +93,13 @@ def opening(z: np.ndarray, mask: np.ndarray, basis: MotionBasis) -> np.ndarray:
     return np.einsum("tchw,c,hw->t", z.astype(np.float32), holes.numpy(), around_lips(mask, z.shape[-1]))
 
 
+def velocity_energy(z: np.ndarray, basis: MotionBasis) -> np.ndarray:
+    """(h, w) how much latents (T, C, h, w) move from frame to frame: mean square of the flow's change, px^2."""
+    flow = (basis.basis[: 2 * basis.patch**2] * basis.scale / basis.patch).numpy()
+    changes = np.tensordot(np.diff(z.astype(np.float32), axis=0), flow, (1, 1))  # (T - 1, h, w, pixels)
+    return np.asarray(np.square(changes).sum(-1).mean(0))
+
+
 def measure(model: Teacher, data: MotionData, basis: MotionBasis, sampling: Sampling, count: int) -> dict[str, float]:
     """Roll-outs of held-out tracks against the truth: correlation of the mouth's opening and its size, velocity energy
     of everything and of the mouth (1 is right), opening while nothing is said (0 is right)."""
@@ -107,7 +114,7 @@ def measure(model: Teacher, data: MotionData, basis: MotionBasis, sampling: Samp
             rows.setdefault("val_opening", []).append(float(made.std() / wanted.std()))
             if silent.sum() > 8:
                 rows.setdefault("val_silent", []).append(float(made[silent].std() / wanted.std()))
-        speed, wanted_speed = (np.square(np.diff(x, axis=0)).mean((0, 1)) for x in (z, true))
+        speed, wanted_speed = (velocity_energy(x, basis) for x in (z, true))
         lips = around_lips(mask, z.shape[-1]) > 0.5
         rows.setdefault("val_energy", []).append(float(speed.mean() / wanted_speed.mean()))
         rows.setdefault("val_energy_mouth", []).append(float(speed[lips].mean() / wanted_speed[lips].mean()))

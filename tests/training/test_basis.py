@@ -12,6 +12,7 @@ from torch import Tensor
 from emo_live.models.autoencoder import HOLE_GAIN, MotionBasis
 from emo_live.training.basis import _cell_weights, fit_basis, load_basis, mirror_signs, save_basis
 from emo_live.training.frame_data import Shard
+from emo_live.training.roll_out import velocity_energy
 from emo_live.training.shards import as_motion, to_latents
 
 GAINS = torch.tensor([1.0, 1.0, HOLE_GAIN])[:, None, None]
@@ -98,3 +99,10 @@ def test_a_file_gives_the_same_basis(basis: MotionBasis, tmp_path: Path) -> None
     save_basis(basis, path)
     again = load_basis(path)
     assert torch.equal(again.basis, basis.basis) and torch.equal(again.scale, basis.scale)
+
+
+def test_velocity_energy_is_that_of_the_flow(basis: MotionBasis) -> None:
+    z = torch.randn(9, basis.basis.shape[1], 4, 4, generator=torch.Generator().manual_seed(0))
+    changes = basis.decode(z)[:, :2].diff(dim=0).square()
+    expected = torch.nn.functional.avg_pool2d(changes.sum(1), basis.patch).mean(0)
+    np.testing.assert_allclose(velocity_energy(z.numpy(), basis), expected, rtol=1e-4)
