@@ -6,6 +6,8 @@ Reads /proc and /sys on Linux, asks sysctl on macOS, and says "unknown" elsewher
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import os
 import platform
@@ -207,3 +209,9 @@ def _run(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
+
+
+def return_freed_memory() -> None:
+    """What was freed, and is kept by the C library for itself, goes back to the system, where that can be asked for."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # only glibc can
+        ctypes.CDLL(None).malloc_trim(0)

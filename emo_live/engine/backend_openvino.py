@@ -26,6 +26,7 @@ from emo_live.engine.motion_prior import FaceMotion, MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.engine.tiny_graphs import bank_inputs
 from emo_live.errors import EngineError
+from emo_live.hardware import return_freed_memory
 from emo_live.types import Float32
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class OpenVinoBackend:
                 for frames in others:
                     for name in _FRAME_INPUTS:
                         self._start(name, frames)
+                self._compiler.submit(return_freed_memory)  # compiling leaves some MB behind
 
         longest.add_done_callback(go_on)
 

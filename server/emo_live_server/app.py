@@ -19,6 +19,7 @@ from emo_live.engine.live import factory_of
 from emo_live.engine.pool import EnginePool
 from emo_live.engine.window import Controls
 from emo_live.errors import EmoLiveError, NotSupportedError
+from emo_live.hardware import return_freed_memory
 from emo_live_server import logs, problems
 from emo_live_server.auth import Authenticator
 from emo_live_server.avatars import Avatars
@@ -117,6 +118,7 @@ async def _warm_up(
         context.rtc = await stack.enter_async_context(_rtc_host(settings))
     if open_session is None and context.voices:
         await _warm_voice(speaker)
+    return_freed_memory()  # loading the voice and finding a face leave some MB behind
 
 
 async def _warm_voice(speaker: HibariSpeaker) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,20 @@ def test_this_machine_as_json() -> None:
 def test_peak_memory(tmp_path: Path) -> None:
     assert hardware.peak_rss_bytes(make(tmp_path, {"proc/self/status": "Name: x\nVmHWM:\t   2000 kB\n"})) == 2_048_000
     assert (hardware.peak_rss_bytes(tmp_path / "nowhere") or 1) > 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to")
+def test_freed_memory_is_returned() -> None:
+    # In a process of its own: what other tests have freed is not counted.
+    code = """
+import os
+from emo_live.hardware import process_rss_bytes, return_freed_memory
+pieces = [bytearray(2000) for _ in range(30_000)]
+last = pieces[-1]  # lies above the others, so that they are not returned by themselves
+pieces.clear()
+before = process_rss_bytes(os.getpid())
+return_freed_memory()
+print(before - process_rss_bytes(os.getpid()))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert int(run.stdout) > 40_000_000

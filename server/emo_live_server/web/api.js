@@ -81,19 +81,21 @@ export async function requestJson(path, options) {
 
 /** @param {Response} response */
 async function explain(response) {
-  const detail = await response
-    .json()
-    .then((body) => (typeof body.detail === "string" ? sentence(body.detail) : ""))
-    .catch(() => "");
+  const said = await response.json().catch(() => ({}));
+  const detail = typeof said.detail === "string" ? sentence(said.detail) : "";
+  const reason = typeof said.type === "string" ? said.type.split(":").pop() : "";
   switch (response.status) {
-    case 401:
     case 403:
+      if (detail) return detail;
+    // falls through
+    case 401:
       return "This server asks for an access token. Open the page with #token=… at the end of its address.";
     case 413:
       return detail || "That file is too large for this server.";
     case 429:
       return "That was too much at once. Wait a moment and try again.";
     case 503: {
+      if (detail && reason !== "full") return detail;
       const wait = Number(response.headers.get("Retry-After"));
       return `All places on this server are taken${wait ? `. Try again in ${wait} s` : ". Try again in a moment"}.`;
     }

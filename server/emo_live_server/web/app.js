@@ -83,10 +83,11 @@ function say(message, { retry = false, calm = false } = {}) {
   get("retry").hidden = !retry;
 }
 
-/** @param {unknown} error */
-function complain(error) {
-  say(error instanceof Problem ? error.message : "Something went wrong on this page. Reload it and try again.");
-  if (!(error instanceof Problem)) throw error;
+/** @param {unknown} error @param {{retry?: boolean}} [options] */
+function complain(error, options) {
+  const known = error instanceof Problem;
+  say(known ? error.message : "Something went wrong on this page. Reload it and try again.", options);
+  if (!known) reportError(error);
 }
 
 function showState() {
@@ -143,7 +144,7 @@ async function begin({ greet }) {
   } catch (error) {
     body.dataset.state = "failed";
     showState();
-    say(error instanceof Error ? error.message : String(error), { retry: true });
+    complain(error, { retry: true });
     button("start").focus({ preventScroll: true });
     return false;
   }
@@ -224,7 +225,7 @@ const onClick = (id, action) => get(id).addEventListener("click", action);
 
 function listenToPage() {
   onClick("start", () => void begin({ greet: input("greet").checked }));
-  onClick("retry", () => void begin({ greet: false }));
+  onClick("retry", () => void (button("start").disabled ? open() : begin({ greet: false })));
   onClick("dismiss", () => say(""));
   onClick("end", end);
   onClick("interrupt", () => void interrupt());
@@ -374,8 +375,12 @@ async function load() {
 listenToPage();
 listenToAvatar();
 showWhatTheBrowserCan();
-load().catch((error) => {
-  body.dataset.state = "failed";
-  showState();
-  complain(error);
-});
+function open() {
+  say("");
+  load().catch((error) => {
+    body.dataset.state = "failed";
+    showState();
+    complain(error, { retry: true });
+  });
+}
+open();

@@ -3,17 +3,21 @@
 import { socketAddress } from "./api.js";
 
 const AGAIN_MS = [500, 1000, 2000, 4000, 8000];
+const BLOCKED_AFTER = 3;
 
 export class EventSocket {
   /**
    * @param {string} path
    * @param {(event: {type: string, [name: string]: any}) => void} onEvent
    * @param {() => void} onLost called each time an open socket closes by itself
+   * @param {() => void} onBlocked called once, when it has never opened after some attempts
    */
-  constructor(path, onEvent, onLost) {
+  constructor(path, onEvent, onLost, onBlocked) {
     this.path = path;
     this.onEvent = onEvent;
     this.onLost = onLost;
+    this.onBlocked = onBlocked;
+    this.everOpen = false;
     this.closed = false;
     this.failures = 0;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -26,7 +30,7 @@ export class EventSocket {
     this.socket = socket;
     let wasOpen = false;
     socket.addEventListener("open", () => {
-      wasOpen = true;
+      wasOpen = this.everOpen = true;
       this.failures = 0;
     });
     socket.addEventListener("message", ({ data }) => {
@@ -38,6 +42,7 @@ export class EventSocket {
       this.failures += 1;
       this.timer = setTimeout(() => this.#open(), wait);
       if (wasOpen) this.onLost();
+      if (!this.everOpen && this.failures === BLOCKED_AFTER) this.onBlocked();
     });
   }
 

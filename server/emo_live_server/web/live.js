@@ -12,6 +12,8 @@ import { Connection } from "./rtc.js";
 /** @typedef {{avatar?: string, speed?: number, motion?: number, greet?: boolean}} Wish */
 
 const FIRST_FRAME_MS = 12_000;
+/** Addresses of this machine are known at once, those that TURN servers lend after some round trips. */
+const PATHS_MS = 4000;
 /** A connection that stops for a moment mostly comes back by itself. */
 const PATIENCE_MS = 2500;
 const WARM_UP_MS = 90_000;
@@ -20,6 +22,16 @@ const AGAIN_MS = [200, 1000, 2000, 4000, 8000, 8000];
 const NO_MEDIA =
   "The server answers, but its video does not arrive. A firewall may block UDP between you and it: " +
   "a TURN server in its settings helps, and emo-live doctor says more.";
+
+const NO_EVENTS =
+  "Messages of the server do not arrive: something between you and it may block WebSockets. " +
+  "The avatar talks all the same; captions, its state and the server's figures are missing.";
+const NO_NETWORK =
+  "This browser found no network to receive video over. Connect this computer to any network, " +
+  "turn off what blocks WebRTC (an extension, a setting of a VPN), and try again.";
+const NO_RELAY =
+  "This server sends its video through a TURN server only, and this browser cannot reach that one. " +
+  "Try another network, or ask whoever runs the server.";
 
 export class Live extends EventTarget {
   /** @param {HTMLVideoElement} video */
@@ -100,6 +112,7 @@ export class Live extends EventTarget {
         session.realtime_url,
         (event) => this.#onEvent(run, event),
         () => void this.#probe(run),
+        () => this.#tell("message", { text: NO_EVENTS, calm: true }),
       );
       this.video.srcObject = connection.stream;
       await this.#firstFrame(connection);
@@ -156,8 +169,12 @@ export class Live extends EventTarget {
     const listening = new AbortController();
     const { signal } = listening;
     const shown = new Promise((resolve, reject) => {
-      const giveUp = () => reject(new Problem(NO_MEDIA));
-      setTimeout(giveUp, FIRST_FRAME_MS);
+      const giveUp = () => reject(new Problem(this.#whyNoMedia(connection)));
+      const timers = [
+        setTimeout(giveUp, FIRST_FRAME_MS),
+        setTimeout(() => connection.hasPaths || connection.pc.connectionState === "connected" || giveUp(), PATHS_MS),
+      ];
+      signal.addEventListener("abort", () => timers.forEach(clearTimeout));
       const look = () => ["failed", "closed"].includes(connection.pc.connectionState) && giveUp();
       connection.pc.addEventListener("connectionstatechange", look, { signal });
       const told = Boolean(this.video.requestVideoFrameCallback);
@@ -167,6 +184,12 @@ export class Live extends EventTarget {
       this.video.addEventListener("timeupdate", goesOn, { signal });
     });
     await shown.finally(() => listening.abort());
+  }
+
+  /** @param {Connection} connection */
+  #whyNoMedia(connection) {
+    if (connection.hasPaths) return NO_MEDIA;
+    return this.rtcSettings.iceTransportPolicy === "relay" ? NO_RELAY : NO_NETWORK;
   }
 
   /** @param {number} run @param {Connection} connection */

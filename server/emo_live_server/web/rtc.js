@@ -7,12 +7,15 @@ import { Problem, address, request } from "./api.js";
 
 /** Host candidates are there within milliseconds; those of STUN and TURN servers follow by PATCH. */
 const GATHER_MS = 120;
+const NO_WEBRTC =
+  "This browser does not allow live video (WebRTC): an extension or a policy may have turned it off. " +
+  "Allow it, or use another browser.";
 const FRAGMENT = "application/trickle-ice-sdpfrag";
 
 export class Connection {
   /** @param {RTCConfiguration} settings */
   constructor(settings) {
-    this.pc = new RTCPeerConnection({ ...settings, bundlePolicy: "max-bundle" });
+    this.pc = peerConnection({ ...settings, bundlePolicy: "max-bundle" });
     this.stream = new MediaStream();
     /** @type {string | null} */
     this.resource = null;
@@ -48,12 +51,19 @@ export class Connection {
     return /** @type {RTCSessionDescription} */ (this.pc.localDescription).sdp;
   }
 
+  /** Whether the browser has found any way at all to be reached. */
+  get hasPaths() {
+    return /^a=candidate:/m.test(this.pc.localDescription?.sdp ?? "");
+  }
+
   /** @param {string} url of the session's duplex endpoint @throws {Problem} */
   async open(url) {
     const response = await request(url, {
       method: "POST",
       headers: { "Content-Type": "application/sdp" },
-      body: await this.offer,
+      body: await this.offer.catch(() => {
+        throw new Problem(NO_WEBRTC);
+      }),
     });
     this.resource = new URL(response.headers.get("Location") ?? "", address(url)).href;
     this.etag = response.headers.get("ETag") ?? "";
@@ -84,6 +94,15 @@ export class Connection {
     this.pc.close();
     if (this.resource) void request(this.resource, { method: "DELETE", keepalive: true }).catch(() => {});
     this.resource = null;
+  }
+}
+
+/** @param {RTCConfiguration} settings @throws {Problem} */
+function peerConnection(settings) {
+  try {
+    return new RTCPeerConnection(settings);
+  } catch {
+    throw new Problem(NO_WEBRTC);
   }
 }
 
