@@ -75,6 +75,17 @@ def test_the_grid_hangs_on_the_newest_sample(hearing: dict[str, SoundFeatures], 
     assert torch.equal(hear(pcm[end - 20 * 640 : end], 8), hear(pcm[end - 20 * 640 - 300 : end], 8))
 
 
+def test_silence_before_speech_does_not_count(hearing: dict[str, SoundFeatures], pcm: Float32) -> None:
+    """A session that waited in silence hears as a recording that begins with the speech; silent frames stay silent."""
+    hear, said = hearing["hallo"], pcm[16_000 : 16_000 + 30 * 640]
+    waited = np.concatenate([np.zeros(80 * 640, np.float32), said])
+    assert torch.equal(hear(waited, 12), hear(said, 12))
+    beginning = waited[: 84 * 640]  # four frames of speech, eight of silence before them
+    rows = hear(beginning, 12)
+    assert torch.equal(rows, hear(beginning[-12 * 640 :], 12))
+    assert not torch.equal(rows[: blocks("hallo")], rows[-4 * blocks("hallo") : -3 * blocks("hallo")])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_remembered(hearing: dict[str, SoundFeatures], kind: str, pcm: Float32) -> None:
     hear = hearing[kind]
