@@ -199,8 +199,10 @@ class Run:
             raise BadInputError(
                 f"{self.folder} holds weights only, no run to go on with: rename it, and start from it if you like"
             )
-        self.module.load_state_dict(state["module"])
-        self.ema.module.load_state_dict(state["ema"])
+        for module, name in ((self.module, "module"), (self.ema.module, "ema")):  # what is frozen was not saved
+            wrong = module.load_state_dict(state[name], strict=False)
+            if wrong.unexpected_keys or set(wrong.missing_keys) - self._frozen:
+                raise BadInputError(f"{self.folder} is a run of another model or phase: give another folder")
         self.ema.steps, self.step, self.used_s = state["ema_steps"], state["step"], state["used_s"]
         for optim, saved in zip(self.optims, state["optims"], strict=True):
             optim.load_state_dict(saved)
@@ -209,14 +211,20 @@ class Run:
         if "random" in state:
             set_random_state(state["random"])
 
+    @property
+    def _frozen(self) -> set[str]:
+        """Weights that others have: they are large, and stay as they came."""
+        return {name for name, p in self.module.named_parameters() if not p.requires_grad}
+
     def save(self) -> None:
         part = self.folder / "state.pt.part"
-        frozen = {name for name, p in self.module.named_parameters() if not p.requires_grad}
+        trained = [name for name in self.module.state_dict() if name not in self._frozen]
+        module, ema = self.module.state_dict(), self.ema.module.state_dict()
         state = {
-            "module": self.module.state_dict(),
-            "ema": self.ema.module.state_dict(),
+            "module": {name: module[name] for name in trained},
+            "ema": {name: ema[name] for name in trained},
             "ema_steps": self.ema.steps,
-            "trained": [name for name in self.module.state_dict() if name not in frozen],
+            "trained": trained,
             "step": self.step,
             "used_s": self.used_s,
             "optims": [optim.state_dict() for optim in self.optims],

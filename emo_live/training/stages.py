@@ -18,6 +18,7 @@ from emo_live.training.run import Budget
 
 if TYPE_CHECKING:
     from emo_live.models.hearing import Hearing
+    from emo_live.training.distil.recipe import Recipe
     from emo_live.training.motion_data import MotionData
     from emo_live.training.teacher import Teacher
 
@@ -294,14 +295,36 @@ def speed(
 @app.command()
 def distil(
     pack: AnyPackOption = None,
-    work: WorkOption = WORK,
-    start: Annotated[list[str] | None, typer.Option(help="Folders to begin from, in order: video, speed.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Where data, checkpoints and logs go: runs/TEACHER.")] = None,
+    teacher: Annotated[str, typer.Option(help="tiny, a published model that is pulled, or a model folder.")] = "tiny",
+    start: Annotated[list[str] | None, typer.Option(help="tiny: folders to begin from; else video, speed.")] = None,
+    films: Annotated[Path | None, typer.Option(help="Published models: a folder of films to learn from.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Published models: the model folder to make.")] = None,
+    size: Annotated[int, typer.Option(help="Published models: px of the pictures.")] = 512,
+    matching: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the time for matching distributions.")] = 0,
     minutes: MinutesOption = 60,
     steps: StepsOption = None,
-    batch: int = 8,
+    batch: Annotated[int | None, typer.Option(min=1, help="Windows a step.")] = None,
     seed: int = 0,
 ) -> None:
-    """The student that needs one step or two."""
+    """The student that needs few steps and no guidance."""
+    from emo_live.training.distil.recipe import HALLO_RECIPE, TINY_RECIPE, with_matching
+
+    recipe = with_matching(TINY_RECIPE if teacher == "tiny" else HALLO_RECIPE, matching)
+    budget = Budget(minutes, steps, batch or recipe.batch, seed)
+    if teacher == "tiny":
+        distil_tiny(pack, work or WORK, start, recipe, budget)
+        return
+    if films is None or out is None:
+        raise BadInputError(f"to distil {teacher}, give --films (a folder of videos) and --out (the folder to make)")
+    from emo_live.training.distil.published import distil_published
+    from emo_live.weights import open_model
+
+    folder = open_model(teacher)
+    distil_published(folder, films, work or Path("runs") / folder.name, out, recipe, budget, size)
+
+
+def distil_tiny(pack: Path | None, work: Path, start: list[str] | None, recipe: Recipe, budget: Budget) -> None:
     from emo_live.training.basis import load_basis
     from emo_live.training.distil.train import train
 
@@ -313,7 +336,7 @@ def distil(
             )
     basis, model = load_basis(work / "basis.pt"), new_model(work)
     folders = [work / "hearing", *folders]  # shipped weights lack the head for mouth shapes
-    train(motion_data(pack, work), basis, model, folders, work / "distil", Budget(minutes, steps, batch, seed))
+    train(motion_data(pack, work), basis, model, folders, work / "distil", budget, recipe)
 
 
 @app.command()

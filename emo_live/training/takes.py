@@ -212,10 +212,10 @@ def to_square(points: Float32, affine: Affine) -> Float32:
     return np.asarray(local / PORTRAIT_SIZE, np.float32)
 
 
-def cut_frame(picture: UInt8, affine: Affine) -> UInt8:
-    """(256, 256, 3): the whole square."""
-    scale = PORTRAIT_SIZE // SIDE
-    return cut(picture, np.column_stack([affine[:, :2] * scale, affine @ [(scale - 1) / 2, (scale - 1) / 2, 1]]), SIDE)
+def cut_frame(picture: UInt8, affine: Affine, side: int = SIDE) -> UInt8:
+    """(side, side, 3): the whole square."""
+    scale = PORTRAIT_SIZE / side
+    return cut(picture, np.column_stack([affine[:, :2] * scale, affine @ [(scale - 1) / 2, (scale - 1) / 2, 1]]), side)
 
 
 def cut_square(picture: UInt8, affine: Affine, origin: np.ndarray, side: int) -> UInt8:

@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "session": {"conversation", "engine", "audio", "media", "avatar"},
     "bench": {"render", "engine", "audio", "media", "avatar", "transport"},
     "bench_live": {"session", "engine", "audio", "media", "avatar"},
-    "training": {"render", "transport", "models", "engine", "audio", "media", "face", "avatar"},
+    "training": {"render", "transport", "models", "engine", "weights", "audio", "media", "face", "avatar"},
     "integrations": {"session", "render", "avatar", "transport", "media", "audio"},
     "__main__": {"cli"},
     "cli": {"session", "render", "bench", "bench_live", "avatar", "transport", "media", "audio", "engine", "weights"},

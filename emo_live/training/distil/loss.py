@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emo_live.training.distil.matching import Matching
 from emo_live.training.distil.recipe import Phase, Recipe
 from emo_live.training.distil.segments import draw_times, segment_error, taught_velocity
 from emo_live.training.distil.student import Batch, Given, Student, sample
@@ -22,14 +23,21 @@ def spread_rows(size: int, share: float) -> Tensor:
 class DistilLoss:
     """batch: windows in a row per row; the last one is trained, from the true or the own end of the one before.
 
-    network learns; teacher is what it started as; average: of the network, the target of consistency.
+    networks: the one that learns; its teacher; the average of the one that learns, which is the target of consistency.
     """
 
     def __init__(
-        self, student: Student, networks: tuple[Any, Any, Any], recipe: Recipe, phase: Phase, device: torch.device
+        self,
+        student: Student,
+        networks: tuple[Any, Any, Any],
+        recipe: Recipe,
+        phase: Phase,
+        device: torch.device,
+        matching: Matching | None = None,
     ):
         self.student, self.recipe, self.phase, self.device = student, recipe, phase, device
         self.network, self.teacher, self.average = networks
+        self.matching = matching
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         student, phase = self.student, self.phase
@@ -51,6 +59,8 @@ class DistilLoss:
                 made = self._clean(x, t, v)[~taught]
                 shown = {name: value[~taught] for name, value in now.items()}
                 terms["miss"] = phase.truth * student.distance(made, true[~taught], shown).mean()
+                if self.matching is not None:
+                    terms["matching"] = phase.matching * self.matching(made, shown, past[~taught])
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
     @torch.no_grad()

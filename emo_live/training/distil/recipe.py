@@ -6,7 +6,7 @@ learn from the teacher at every noise level; the others are `shown` the truth be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EVERYTHING = ("",)
 
@@ -36,6 +36,8 @@ class Recipe:
     huber: float  # size of an error from which on it counts by its size, not by its square
     ema: float  # decay of the average that is the target, and that is shipped
     steps: tuple[int, ...]  # of the samplers whose last steps are shown the truth, as often as they are named
+    frames: tuple[int, ...]  # lengths of windows, as often as they are named
+    batch: int
     fake_updates: int  # of the fake score for each one of the student, while distributions are matched
     phases: tuple[Phase, ...]
 
@@ -52,6 +54,8 @@ TINY_RECIPE = Recipe(
     huber=0.05,
     ema=0.995,
     steps=(1, 1, 1, 2),
+    frames=(8, 8, 8, 4, 4, 2),  # of files, of live sessions, of a first frame
+    batch=8,
     fake_updates=5,
     phases=(
         Phase("segments", 0.15, EVERYTHING, 0, (3e-3, 6e-4), 2, 0.0, 0.5, 0.0, 3.0, 1.0, 0.0),
@@ -67,6 +71,8 @@ HALLO_RECIPE = Recipe(
     huber=0.03,
     ema=0.99,
     steps=(4,),
+    frames=(16, 16, 8),
+    batch=2,
     fake_updates=5,
     phases=(
         Phase("segments", 0.6, HEARD_AND_TEMPORAL, 64, (None, 1e-5), 1, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0),
@@ -74,3 +80,14 @@ HALLO_RECIPE = Recipe(
         Phase("matching", 0.0, TEMPORAL, 0, (None, 2e-6), 3, 1.0, 0.25, 0.3, 1.0, 0.5, 0.5),
     ),
 )
+
+
+def with_matching(recipe: Recipe, share: float) -> Recipe:
+    """The same with a share of the budget for matching distributions, taken from the other phases alike."""
+    if not share:
+        return recipe
+    rest = sum(phase.share for phase in recipe.phases if not phase.matching)
+    phases = (
+        replace(phase, share=share if phase.matching else phase.share / rest * (1 - share)) for phase in recipe.phases
+    )
+    return replace(recipe, phases=tuple(phases))

@@ -25,7 +25,7 @@ class Given:
     """What B windows are generated from, as one network reads it. anchor: (B, T, C, h, w) for sizes that have one."""
 
     portrait: Portrait
-    motion: Bank
+    motion: Bank | None  # None: the size has no motion frames
     tokens: Tensor
     anchor: Tensor | None = None
     speed: Tensor | None = None
@@ -36,7 +36,7 @@ class Given:
         def pick(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[chosen]
 
-        motion = {name: value[chosen] for name, value in self.motion.items()}
+        motion = None if self.motion is None else {name: value[chosen] for name, value in self.motion.items()}
         portrait = changed(self.portrait, lambda x: x[chosen])
         return Given(portrait, motion, self.tokens[chosen], pick(self.anchor), pick(self.speed))
 

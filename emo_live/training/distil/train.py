@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.training.distil.loss import DistilLoss
-from emo_live.training.distil.recipe import TINY_RECIPE, Phase, Recipe
+from emo_live.training.distil.low_rank import NAME as LOW_RANK
+from emo_live.training.distil.low_rank import add_low_rank, fold_low_rank
+from emo_live.training.distil.matching import Matching
+from emo_live.training.distil.recipe import Phase, Recipe
 from emo_live.training.distil.student import Batch, Student
 from emo_live.training.distil.tiny import TinyStudent
 from emo_live.training.motion_data import MotionData
 from emo_live.training.roll_out import Sampling, measure
 from emo_live.training.run import Budget, Run, load_weights, optimizers
 from emo_live.training.teacher import Teacher, start_from
-
-LENGTHS = (8, 8, 8, 4, 4, 2)  # windows of a first frame, of live sessions and of files
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +58,30 @@ def run_phases(course: Course, out: Path, budget: Budget, device: torch.device) 
     for phase, part in planned:
         last = phase is planned[-1][0]
         folder = out if last else out / phase.name
-        select(course.network, phase)
         torch.manual_seed(budget.seed)
-        run = Run(folder, course.network, optimizers(course.network, *phase.rates), part, ema=course.recipe.ema)
+        if phase.low_rank:
+            add_low_rank(course.network, phase.low_rank)
+        select(course.network, phase)
+        matching = new_matching(course, teacher, phase) if phase.matching else None
+        optims, beside = optimizers(course.network, *phase.rates), matching.beside if matching else {}
+        run = Run(folder, course.network, optims, part, ema=course.recipe.ema, beside=beside)
         networks = (course.network, teacher, run.ema.module)
-        loss = DistilLoss(course.student, networks, course.recipe, phase, device)
+        loss = DistilLoss(course.student, networks, course.recipe, phase, device, matching)
         values = run.train(course.batches(phase, run.step), loss, course.sample if last else None)
         load_weights(course.network, folder)
+        fold_low_rank(course.network)
     return values
 
 
 def select(network: nn.Module, phase: Phase) -> None:
     """Freezes what a phase does not train."""
     for name, p in network.named_parameters():
-        p.requires_grad_(any(part in name for part in phase.trained))
+        p.requires_grad_(LOW_RANK in name or any(part in name for part in phase.trained))
+
+
+def new_matching(course: Course, teacher: nn.Module, phase: Phase) -> Matching:
+    fake = copy.deepcopy(course.network)
+    return Matching(course.student, teacher, fake, optimizers(fake, *phase.rates), course.recipe)
 
 
 def train(
@@ -80,7 +91,7 @@ def train(
     start: list[Path],
     out: Path,
     budget: Budget,
-    recipe: Recipe = TINY_RECIPE,
+    recipe: Recipe,
 ) -> dict[str, float]:
     """data: to train on and held out. start: the teacher's runs, as `start_from` takes them."""
     device = start_from(model, start)
@@ -89,8 +100,8 @@ def train(
         assert isinstance(ema, Teacher)
         return measure(ema, data[1], basis, Sampling(steps=1), count=6)
 
-    def batches(phase: Phase, first: int) -> Iterator[dict[str, Tensor]]:
-        return data[0].batches(budget.batch, LENGTHS, budget.seed, ahead=phase.windows - 1, first=first)
+    def batches(phase: Phase, first: int) -> Iterator[Batch]:
+        return data[0].batches(budget.batch, recipe.frames, budget.seed, ahead=phase.windows - 1, first=first)
 
     course = Course(TinyStudent(model, basis, device), model, recipe, batches, sample)
     return run_phases(course, out, budget, device)
