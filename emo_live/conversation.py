@@ -16,8 +16,7 @@ import numpy as np
 
 from emo_live.audio.utterance import SILENCE, SpeechQueue, Step, Utterance
 from emo_live.engine.lane import Lane, LaneFrame
-from emo_live.engine.live import LENGTHS, SMALL_PX, LiveSettings
-from emo_live.engine.window import LOOK_AHEAD
+from emo_live.engine.live import SMALL_PX, LiveSettings
 from emo_live.events import (
     Degraded,
     Event,
@@ -35,10 +34,7 @@ from emo_live.media.playout import Playout
 from emo_live.media.seam import Seam
 from emo_live.types import STEP_S, AVPair, Int16, UInt8
 
-MARGIN_STEPS = 4  # frames that wait when the engine begins the next window: 160 ms
-AHEAD_STEPS = max(LENGTHS) + LOOK_AHEAD + MARGIN_STEPS
-START_STEPS = min(LENGTHS) + LOOK_AHEAD  # of speech, for the first window
-PATIENT_STEPS = 2 * max(LENGTHS)  # of speech that waits: enough for long windows
+LEAST_MARGIN_STEPS = 4  # frames that wait when the engine begins the next window: 160 ms, or a long window
 STALL_S = 0.2  # without new sound an unfinished utterance counts as a pause
 _QUIET_TICKS = 10  # of idle pairs within an utterance, after which the avatar listens
 _EXPECTED_TICKS = 5  # without pictures after a cut: nobody's fault
@@ -66,6 +62,12 @@ class Conversation:
         self, lane: Lane, settings: LiveSettings, now: Callable[[], float], say: Callable[[Event], None]
     ) -> None:
         self.lane, self.settings = lane, settings
+        timing = lane.timing
+        self._short = min(timing.lengths)
+        self.margin_steps = max(LEAST_MARGIN_STEPS, timing.longest)
+        self._ahead_steps = timing.longest + timing.look_ahead + self.margin_steps
+        self._start_steps = self._short + timing.look_ahead  # of speech, for the first window
+        self._patient_steps = 2 * timing.longest  # of speech that waits: enough for long windows
         self.queue, self.playout, self.count = SpeechQueue(), Playout(), Counters()
         self.paused = False
         self._now, self._say = now, say
@@ -83,7 +85,8 @@ class Conversation:
         self._late_ticks = 0  # that the engine kept us waiting, up to now
         self._quiet_ticks = _QUIET_TICKS
         self._asked_steps = settings.steps
-        self._ladder = Ladder([1] * (settings.steps > 1) + [2] * (max(lane.shape) > SMALL_PX) + [3])
+        shrinks = timing.can_shrink and max(lane.shape) > SMALL_PX
+        self._ladder = Ladder([1] * (settings.steps > 1) + [2] * shrinks + [3])
         self._state: State = "idle"
 
     @property
@@ -99,7 +102,7 @@ class Conversation:
             return
         if not self._speaking and self._can_start():
             self._start()
-        while self.playout.ahead < AHEAD_STEPS:
+        while self.playout.ahead < self._ahead_steps:
             step = self._next_step()
             if step is None:
                 return
@@ -127,7 +130,7 @@ class Conversation:
         if self.paused or utterance is None or not utterance.steps or self.playout.speech_awaited:
             return False
         complete = utterance.ended or self._now() - utterance.newest_at >= STALL_S
-        return complete or len(utterance.steps) >= START_STEPS
+        return complete or len(utterance.steps) >= self._start_steps
 
     def _start(self) -> None:
         """Speech is there: idle steps that were not shown give way to it, but for what bridges the first window."""
@@ -135,13 +138,13 @@ class Conversation:
         assert utterance is not None, "there is speech to start with"
         self._speaking = True
         self._set_patience(utterance)
-        bridge = math.ceil(min(LENGTHS) * (self.count.work_ms or _WORK_MS) / 1000 / STEP_S) + 1
+        bridge = math.ceil(self._short * (self.count.work_ms or _WORK_MS) / 1000 / STEP_S) + 1
         # Sound that comes no faster than it is heard: the next window must be ready before the first is over.
         self._not_before = self._tick + (0 if self.settings.patient else bridge)
         self._cut(max(bridge, self.playout.speech_ready), "idle")
 
     def _set_patience(self, utterance: Utterance) -> None:
-        self.adjust(patient=utterance.ended or len(utterance.steps) >= PATIENT_STEPS)
+        self.adjust(patient=utterance.ended or len(utterance.steps) >= self._patient_steps)
 
     def adjust(self, **changes: object) -> None:
         """Change fields of the settings."""
@@ -282,7 +285,9 @@ class Conversation:
             return self._hold(underrun=False)
         ready = self.playout.take()
         if ready is None:
-            expected = self._down or self.playout.ahead < START_STEPS or self._tick - self._cut_at <= _EXPECTED_TICKS
+            expected = (
+                self._down or self.playout.ahead < self._start_steps or self._tick - self._cut_at <= _EXPECTED_TICKS
+            )
             self._late_ticks += not expected
             return self._hold(underrun=True)
         self._climb()

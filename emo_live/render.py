@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emo_live import hardware
@@ -21,9 +21,16 @@ from emo_live.audio.framer import Framer
 from emo_live.audio.source import AudioFile, to_mono
 from emo_live.avatar import Avatar
 from emo_live.engine.base import Backend, Engine
-from emo_live.engine.pictures import check_size
-from emo_live.engine.schedule import check_steps
-from emo_live.engine.window import DEFAULT_SPEED, DEFAULT_STEPS, OFFLINE, Controls, RollingWindow
+from emo_live.engine.limits import TINY_LIMITS, Limits
+from emo_live.engine.published import (
+    PUBLISHED_LIMITS,
+    USUAL,
+    PublishedOptions,
+    RenderWish,
+    published_engine,
+)
+from emo_live.engine.tiny import OFFLINE, tiny_window
+from emo_live.engine.window import DEFAULT_SPEED, Controls, RollingWindow
 from emo_live.errors import BadInputError
 from emo_live.face.portrait import PictureSource
 from emo_live.transport.background import BackgroundWriter
@@ -38,10 +45,12 @@ MAX_SEED = 2**63 - 1
 class RenderOptions:
     """How to render. Raises BadInputError for values that cannot be used.
 
-    size: 256 or 512 px, the side of the square video. full_frame: the face goes back into the whole picture, at its
-    own resolution. speed: head velocity in degrees a second (None: the model's usual). motion: strength of head
-    motion, 1 as generated. seed: another one gives another performance. steps: denoising steps (None: the model's
-    usual). largest_face: of several faces take the largest. threads: of the engine (None: two, or what there is).
+    size: 256 or 512 px, the side of the square video; with published weights any multiple of 64, also of what is put
+    into the whole picture. full_frame: the face goes back into the whole picture, at its own resolution. speed: head
+    velocity in degrees a second (None: the model's usual). motion: strength of head motion, 1 as generated. seed:
+    another one gives another performance. steps: denoising steps (None: the model's usual). largest_face: of several
+    faces take the largest. threads: of the engine (None: two, or what there is). engine: "tiny", or published weights
+    by name or as PublishedOptions.
     """
 
     size: int = 512
@@ -53,10 +62,16 @@ class RenderOptions:
     overwrite: bool = False
     largest_face: bool = False
     threads: int | None = None
+    engine: str | PublishedOptions = "tiny"
 
     def __post_init__(self) -> None:
-        check_size(self.size)
-        check_steps(self.n_steps)
+        if isinstance(self.engine, str) and self.engine not in ("tiny", *USUAL):
+            names = ", ".join(("tiny", *USUAL))
+            raise BadInputError(f"there is no engine {self.engine!r} that renders: use {names}")
+        limits: Limits = TINY_LIMITS if self.published is None else PUBLISHED_LIMITS
+        limits.check_size(self.size)
+        if self.steps is not None:
+            limits.check_steps(self.steps)
         _ = self.controls
         if not 0 <= self.seed <= MAX_SEED:
             raise BadInputError(f"seed must be 0 to {MAX_SEED}, not {self.seed}")
@@ -69,7 +84,16 @@ class RenderOptions:
 
     @property
     def n_steps(self) -> int:
-        return DEFAULT_STEPS if self.steps is None else self.steps
+        """Of the tiny model."""
+        return TINY_LIMITS.usual_steps if self.steps is None else self.steps
+
+    @property
+    def published(self) -> PublishedOptions | None:
+        """With `steps`; None for the tiny model."""
+        if self.engine == "tiny":
+            return None
+        options = self.engine if isinstance(self.engine, PublishedOptions) else PublishedOptions(self.engine)
+        return options if self.steps is None else replace(options, steps=self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +121,19 @@ async def render(
     options: RenderOptions | None = None,
     *,
     progress: ProgressCallback | None = None,
-    engine: EngineOpener | None = None,
+    engine: str | PublishedOptions | EngineOpener | None = None,
 ) -> RenderResult:
     """Render the sound of `audio`, spoken by the portrait, into `out` (.mp4 or .webm).
 
     portrait: an Avatar, or anything that becomes one: the path of an avatar file, any picture. progress is called from
-    a worker thread. engine: another one than the tiny model. Raises BadInputError for anything unusable, EngineError if
-    the model fails. Cancelling removes the unfinished file before CancelledError is raised.
+    a worker thread. engine: another one than that of the options, also one of your own. Raises BadInputError for
+    anything unusable, NotSupportedError for a missing package, EngineError if the model fails. Cancelling removes the
+    unfinished file before CancelledError is raised.
     """
-    job = _Job(portrait, Path(audio), Path(out), options or RenderOptions(), progress, engine or tiny_engine)
+    options = options or RenderOptions()
+    if isinstance(engine, (str, PublishedOptions)):
+        options, engine = replace(options, engine=engine), None
+    job = _Job(portrait, Path(audio), Path(out), options, progress, engine or named_engine)
     work = asyncio.ensure_future(asyncio.to_thread(job.run))
     try:
         return await asyncio.shield(work)
@@ -120,7 +148,7 @@ async def render(
 
 def window_of(backend: Backend, avatar: Avatar, options: RenderOptions) -> RollingWindow:
     """An engine on any backend, as the options of a rendering want it."""
-    return RollingWindow(
+    return tiny_window(
         backend,
         backend.prepare(avatar),
         size=options.size,
@@ -129,6 +157,15 @@ def window_of(backend: Backend, avatar: Avatar, options: RenderOptions) -> Rolli
         steps=options.n_steps,
         controls=options.controls,
     )
+
+
+def named_engine(options: RenderOptions) -> AbstractContextManager[Callable[[Avatar], Engine]]:
+    """The engine that the options ask for."""
+    published = options.published
+    if published is None:
+        return tiny_engine(options)
+    wish = RenderWish(options.size, options.full_frame, options.seed, options.speed, options.motion, options.threads)
+    return published_engine(published, wish)
 
 
 @contextlib.contextmanager

@@ -22,11 +22,13 @@ from emo_live.audio.framer import check_rate
 from emo_live.audio.tts import HibariSpeaker, Speaker, checked, closable
 from emo_live.audio.utterance import Utterance, as_mono
 from emo_live.avatar import Avatar
-from emo_live.conversation import MARGIN_STEPS, Conversation
+from emo_live.conversation import Conversation
 from emo_live.engine.finish import to_its_end
 from emo_live.engine.lane import LaneFrame, Lanes
-from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec
+from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec, limits_of
+from emo_live.engine.named import factory_of
 from emo_live.engine.pool import EnginePool
+from emo_live.engine.published import PublishedOptions
 from emo_live.engine.window import Controls
 from emo_live.errors import EmoLiveError, EngineError, NotReadyError
 from emo_live.events import Event, EventStream, Heard, SessionClosed, SessionStats, State, StatsReport
@@ -35,9 +37,7 @@ from emo_live.media.sink import MemorySink, Sink
 from emo_live.types import AVPair, Float32
 
 log = logging.getLogger(__name__)
-_WARM_UP_TIMEOUT_S = 120.0
-_CLOSE_TIMEOUT_S = 5.0
-_FIRST_SOUND_TIMEOUT_S = 30.0
+_CLOSE_TIMEOUT_S, _FIRST_SOUND_TIMEOUT_S = 5.0, 30.0
 _STATS_EVERY_S = 1.0
 _PIECES_S = 1  # long sound is taken in pieces of this length
 
@@ -51,26 +51,30 @@ def _default_speaker() -> HibariSpeaker:
 class AvatarSession:
     """One live conversation with one avatar: an async context manager, warmed before it is entered.
 
-    engine: "tiny", "pattern" (flash and beep, for tests), or a factory. size: 256 or 512 px. seed: another one gives
-    another performance. steps: denoising steps. speaker: for `say` (None: hibari, offline). pool: shares one engine
-    process with other sessions (None: one of its own). Entering raises BadInputError for values that cannot be used,
-    NotReadyError if the pool is full, EngineError if the engine cannot start.
+    engine: "tiny", published weights ("hallo", ... or PublishedOptions), "pattern" (flash and beep), or a factory. size:
+    256 or 512 px, of published weights any multiple of 64. seed: another one gives another performance. steps: None is
+    the engine's usual. speaker: for `say` (None: hibari, offline). pool: shares its engine with other sessions (None:
+    one of its own). Raises BadInputError; entering also NotReadyError if it is full, EngineError if it cannot start.
     """
 
     def __init__(
         self,
         avatar: Avatar,
         *,
-        engine: str | EngineFactory = "tiny",
+        engine: str | PublishedOptions | EngineFactory = "tiny",
         size: int = 512,
         seed: int = 0,
-        steps: int = 1,
+        steps: int | None = None,
         speaker: Speaker | None = None,
         controls: Controls | None = None,
         pool: EnginePool | Lanes | None = None,
     ) -> None:
-        self._spec = LiveSpec(_cropped(avatar), size, seed, LiveSettings(controls or Controls(), steps))
-        self._engine, self._pool, self._speaker = engine, pool, speaker
+        self._factory = factory_of(engine if pool is None else "tiny", size)
+        self._limits = limits_of(self._factory) if pool is None else pool.limits
+        settings = LiveSettings(controls or Controls(), self._limits.usual_steps if steps is None else steps)
+        self._limits.check(size, settings.steps)
+        self._spec = LiveSpec(_cropped(avatar), size, seed, settings)
+        self._pool, self._speaker = pool, speaker
         self._talk: Conversation | None = None
         self._pacer = Pacer(self._release)
         self._sinks: list[Sink] = []
@@ -91,11 +95,11 @@ class AvatarSession:
         if self._talk is not None or self._closed is not None:
             raise NotReadyError("a session is entered once: make another one")
         try:
-            async with asyncio.timeout(_WARM_UP_TIMEOUT_S):
+            async with asyncio.timeout(self._limits.start_s):
                 await self._open()
         except TimeoutError:
             await self._stop("the engine did not start")
-            raise EngineError(f"the engine did not start within {_WARM_UP_TIMEOUT_S:.0f} s") from None
+            raise EngineError(f"the engine did not start within {self._limits.start_s:.0f} s") from None
         except BaseException:
             await self._stop("the session did not start")
             raise
@@ -105,7 +109,7 @@ class AvatarSession:
         loop = asyncio.get_running_loop()
         pool = self._pool
         if pool is None:
-            pool = await self._stack.enter_async_context(EnginePool(self._engine, max_sessions=1))
+            pool = await self._stack.enter_async_context(EnginePool(self._factory, max_sessions=1))
         lane = await pool.open(self._spec, self)
         self._stack.push_async_callback(lane.close)
         self._talk = Conversation(lane, self._spec.settings, loop.time, self._say)
@@ -330,7 +334,7 @@ class AvatarSession:
     def frame_came(self, frame: LaneFrame) -> None:
         if self._talk is not None:
             self._talk.frame_came(frame)
-            if self._talk.playout.depth >= MARGIN_STEPS:
+            if self._talk.playout.depth >= self._talk.margin_steps:
                 self._filled.set()
 
     def engine_lost(self, reason: str) -> None:
@@ -392,6 +396,5 @@ class AvatarSession:
 
 def _cropped(avatar: Avatar) -> Avatar:
     """Without the picture around the crop, which may be large and is never shown live."""
-    if avatar.picture.nbytes <= avatar.portrait.nbytes:
-        return avatar
-    return Avatar(avatar.portrait, avatar.landmarks, avatar.portrait, np.eye(2, 3))
+    small = avatar.picture.nbytes <= avatar.portrait.nbytes
+    return avatar if small else Avatar(avatar.portrait, avatar.landmarks, avatar.portrait, np.eye(2, 3))

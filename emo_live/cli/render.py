@@ -13,7 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from emo_live.cli.options import Json, LargestFace, Overwrite, Quiet
+from emo_live.cli.options import (
+    AttentionKernel,
+    Compile,
+    Device,
+    Dtype,
+    Guidance,
+    Json,
+    LargestFace,
+    Overwrite,
+    Quiet,
+    Sampler,
+    Vae,
+    Weights,
+    engine_of,
+)
 from emo_live.cli.progress import reporting
 
 if TYPE_CHECKING:
@@ -29,7 +43,9 @@ def command(
     portrait: Annotated[Path, typer.Option(help="A picture with one face, or an avatar file made by enroll.")],
     audio: Annotated[Path, typer.Option(help="The speech: any audio file, or a video whose sound is used.")],
     out: Annotated[Path, typer.Option(help="The video to write: .mp4 (H.264, AAC) or .webm (VP9, Opus).")],
-    size: Annotated[int, typer.Option(help="Side of the square video in px: 256 or 512.")] = 512,
+    size: Annotated[
+        int, typer.Option(help="Side of the square video in px: 256 or 512; any multiple of 64 with hallo.")
+    ] = 512,
     full_frame: Annotated[bool, typer.Option("--full-frame", help="Keep the whole picture around the face.")] = False,
     speed: Annotated[
         float | None,
@@ -37,7 +53,20 @@ def command(
     ] = None,
     motion: Annotated[float, typer.Option(help="Strength of head motion: 0 to 2, 1 as generated.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Another seed, another performance.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps: 1 to 8 (default: the model's usual).")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps: 1 to 8, of published weights to 100 (default: their usual).")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="tiny; with published weights hallo, hallo2, joyhallo, echomimic, echomimic-acc.")
+    ] = "tiny",
+    weights: Weights = None,
+    guidance: Guidance = None,
+    sampler: Sampler = None,
+    vae: Vae = None,
+    dtype: Dtype = None,
+    attention: AttentionKernel = None,
+    compile: Compile = None,
+    device: Device = None,
     overwrite: Overwrite = False,
     largest_face: LargestFace = False,
     quiet: Quiet = False,
@@ -55,6 +84,7 @@ def command(
         steps=steps,
         overwrite=overwrite,
         largest_face=largest_face,
+        engine=engine_of(engine, weights, guidance, sampler, vae, dtype, attention, compile, device),
     )
     carry_out(portrait, audio, out, options, quiet=quiet, as_json=as_json)
 

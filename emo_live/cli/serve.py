@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from emo_live.cli.options import Quiet
+from emo_live.cli.options import AttentionKernel, Compile, Device, Dtype, Guidance, Quiet, Sampler, Vae, Weights
 from emo_live.errors import NotSupportedError
 
 _NEEDED = ("fastapi", "uvicorn", "pydantic_settings", "aiortc", "websockets")
@@ -24,7 +24,18 @@ def command(
     portrait: Annotated[Path | None, typer.Option(help="The face to show: a picture or an avatar file.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings.", envvar="EMO_LIVE_CONFIG")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the pictures in px: 256 or 512.")] = None,
-    engine: Annotated[str | None, typer.Option(help="tiny, or pattern: flash and beep, for tests.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="tiny; hallo and others with published weights; or pattern: flash and beep.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps (the engine's usual).")] = None,
+    weights: Weights = None,
+    guidance: Guidance = None,
+    sampler: Sampler = None,
+    vae: Vae = None,
+    dtype: Dtype = None,
+    attention: AttentionKernel = None,
+    compile: Compile = None,
+    device: Device = None,
     max_sessions: Annotated[int | None, typer.Option(help="How many faces at a time (what the machine can).")] = None,
     greet: Annotated[bool | None, typer.Option("--greet/--no-greet", help="Say hello on the page.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser when it is ready.")] = False,
@@ -49,6 +60,15 @@ def command(
         portrait=portrait,
         size=size,
         engine=engine,
+        steps=steps,
+        weights=weights,
+        guidance=guidance,
+        sampler=sampler,
+        vae=vae,
+        dtype=dtype,
+        attention=attention,
+        compile=compile,
+        device=device,
         max_sessions=max_sessions,
         greet=greet,
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from emo_live.engine.live import LiveSettings, LiveSpec
+from emo_live.engine.limits import Limits
+from emo_live.engine.live import LiveSettings, LiveSpec, Timing
 from emo_live.types import Float32, Int16, UInt8
 
 
@@ -42,9 +43,12 @@ class LaneOwner(Protocol):
 
 
 class Lane(Protocol):
-    """shape: (H, W) of the frames."""
+    """shape: (H, W) of the frames. timing: of the engine's windows."""
 
     shape: tuple[int, int]
+
+    @property
+    def timing(self) -> Timing: ...
 
     def push(self, epoch: int, index: int, pcm: Float32) -> bool:
         """Give the next step; False if there is no room now. pcm: (640,)."""
@@ -61,7 +65,9 @@ class Lane(Protocol):
 
 
 class Lanes(Protocol):
-    """Where lanes come from: a pool of engine processes, or a stand-in."""
+    """Where lanes come from: a pool of engine processes, or a stand-in. limits: what their engines can be asked for."""
+
+    limits: Limits
 
     async def open(self, spec: LiveSpec, owner: LaneOwner) -> Lane:
-        """Raises NotReadyError if there is no room, EngineError if the engine cannot start."""
+        """Raises BadInputError beyond the limits, NotReadyError without room, EngineError if it cannot start."""

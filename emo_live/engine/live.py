@@ -5,38 +5,29 @@ A host owns what is expensive (the compiled model) and lives where the engines r
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol, cast
-
-import numpy as np
-from PIL import Image
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from emo_live.avatar import Avatar
-from emo_live.config import TINY
-from emo_live.engine.base import Backend, Engine, Prepared
-from emo_live.engine.pictures import PictureMaker, check_size
-from emo_live.engine.schedule import FewStepSampler, check_steps
+from emo_live.engine.base import Engine
+from emo_live.engine.limits import TINY_LIMITS, Limits
 from emo_live.engine.test_pattern import TestPatternEngine
-from emo_live.engine.window import LIVE, Controls, RollingWindow, WindowPolicy
+from emo_live.engine.window import Controls, Generator, Latents, PicturesTaken, RollingWindow, WindowPolicy
 from emo_live.errors import BadInputError
 from emo_live.media.image import mixed
 from emo_live.types import Float32, UInt8
 
-LENGTHS = LIVE.lengths  # windows that may run: the short one answers soon, the long one costs less a frame
-SHORT = WindowPolicy(LENGTHS[:1])
 SMALL_PX = 256
-_KEPT_AVATARS = 8  # prepared ones, some MB each
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
     """What may change while an engine runs.
 
-    steps: denoising steps. small: pictures are made at 256 px and enlarged. sparse: only every second picture is made,
-    the ones between are mixed, which needs long windows. patient: sound comes early enough for long windows.
+    steps: denoising steps. small: pictures are made at 256 px and enlarged, by engines that can. sparse: only every
+    second picture is made, the ones between are mixed, which needs long windows. patient: sound comes early enough for
+    long windows.
     """
 
     controls: Controls = field(default_factory=Controls)
@@ -47,10 +38,29 @@ class LiveSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveSpec:
-    """One engine for one session. Raises BadInputError for values that cannot be used.
+class Timing:
+    """What whoever feeds an engine must know of its windows.
 
-    size: side of the pictures in px. start: index of its first step.
+    lengths: of its windows in frames: the short one answers soon, the long one costs less a frame. look_ahead: steps
+    of sound behind a frame that it needs. can_shrink: smaller pictures make it faster. piece_s: its longest piece of
+    work between two checkpoints, about.
+    """
+
+    lengths: tuple[int, ...]
+    look_ahead: int
+    can_shrink: bool = False
+    piece_s: float = 0.05
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSpec:
+    """One engine for one session. Raises BadInputError for a seed that cannot be used; an engine's Limits say the rest.
+
+    size: side of the pictures in px.
     """
 
     avatar: Avatar
@@ -59,8 +69,6 @@ class LiveSpec:
     settings: LiveSettings = field(default_factory=LiveSettings)
 
     def __post_init__(self) -> None:
-        check_size(self.size)
-        check_steps(self.settings.steps)
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"seed must be 0 to {2**63 - 1}, not {self.seed}")
 
@@ -72,7 +80,13 @@ class LiveEngine(Engine, Protocol):
 
 
 class EngineHost(Protocol):
-    """Makes engines that share what is expensive. `open` may come from another thread than the rest."""
+    """Makes engines that share what is expensive. `open` may come from another thread than the rest.
+
+    timing: final when it is warm.
+    """
+
+    @property
+    def timing(self) -> Timing: ...
 
     def warm(self) -> None:
         """Returns when engines can run at full speed."""
@@ -84,138 +98,88 @@ class EngineHost(Protocol):
 
 # Called between any two pieces of work; raises when nobody wants the result any more.
 Checkpoint = Callable[[], None]
-# threads, checkpoint -> host. Must be importable by name: it is called in the engine process.
+# threads, checkpoint -> host. Must be importable by name: it is called in the engine process. Its attribute `limits`
+# says what can be asked of its engines; without one, what can be asked of the tiny model.
 EngineFactory = Callable[[int, Checkpoint], EngineHost]
+
+
+def limits_of(factory: EngineFactory) -> Limits:
+    """What can be asked of the engines that it makes."""
+    found = getattr(factory, "limits", TINY_LIMITS)
+    assert isinstance(found, Limits), "`limits` of an engine factory is a Limits"
+    return found
 
 
 def no_checkpoint() -> None:
     """For engines that nobody watches."""
 
 
-class _Guard:
-    """Stands before a backend: work on a window passes the checkpoint first, everything else is the backend's own."""
+class LiveGenerator(Generator, Protocol):
+    """A generator whose settings can be changed between two windows."""
 
-    _FREE = ("prepare", "close")  # may come from another thread, and are not work on a window
-
-    def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
-        self._backend, self._checkpoint = backend, checkpoint
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._backend, name)
-        if not callable(found) or name in self._FREE:
-            return found
-
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            self._checkpoint()
-            return found(*args, **kwargs)
-
-        return guarded
-
-
-def guarded_backend(backend: Backend, checkpoint: Checkpoint) -> Backend:
-    """The backend, with a checkpoint before every piece of work on a window."""
-    return cast(Backend, _Guard(backend, checkpoint))
+    def adjust(self, settings: LiveSettings) -> None:
+        """Everything but `sparse` and `patient`, which are about windows."""
 
 
 class WindowEngine:
-    """The rolling window with settings that can change. `backend` is shared, the rest is this session's own.
+    """The rolling window with settings that can change. lengths: of its windows, the short one first.
 
     long_are_warm: whether long windows can run; short ones always can.
     """
 
     def __init__(
-        self, backend: Backend, avatar: Prepared, spec: LiveSpec, long_are_warm: Callable[[], bool] = lambda: True
+        self,
+        generator: LiveGenerator,
+        settings: LiveSettings,
+        lengths: tuple[int, ...],
+        long_are_warm: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._size = spec.size
-        self._settings = replace(spec.settings, small=False, sparse=False)
-        self._long_are_warm = long_are_warm
-        self._window = RollingWindow(
-            backend,
-            avatar,
-            size=spec.size,
-            seed=spec.seed,
-            steps=spec.settings.steps,
-            controls=spec.settings.controls,
-            policy=LIVE,
-        )
+        self._settings, self._long_are_warm = settings, long_are_warm
+        self._all, self._short = WindowPolicy(lengths), WindowPolicy(lengths[:1])
+        self.generator, self._sparing = generator, _Sparing(generator, lengths[-1])
+        self._window = RollingWindow(self._sparing, self._all)
         self.shape = self._window.shape
         self.finish, self.cancel, self.rewind = self._window.finish, self._window.cancel, self._window.rewind
         self.frames = self._window.frames
-        self.adjust(spec.settings)
+        self.adjust(settings)
 
     def push(self, pcm: Float32) -> None:
-        self._window.policy = (
-            LIVE if (self._settings.patient or self._settings.sparse) and self._long_are_warm() else SHORT
-        )
+        long = (self._settings.patient or self._settings.sparse) and self._long_are_warm()
+        self._window.policy = self._all if long else self._short
         self._window.push(pcm)
 
     def adjust(self, settings: LiveSettings) -> None:
-        window, old = self._window, self._settings
         self._settings = settings
-        window.controls = settings.controls
-        if settings.steps != old.steps:
-            window.sampler = FewStepSampler(TINY.emo.schedule, settings.steps)
-        if (settings.small, settings.sparse) != (old.small, old.sparse):
-            size = min(self._size, SMALL_PX) if settings.small else self._size
-            maker = PictureMaker(window.backend, window.avatar, size)
-            window.pictures = _Cheaper(maker, self._size, settings.sparse)  # type: ignore[assignment]
+        self.generator.adjust(settings)
+        self._sparing.sparse = settings.sparse
 
 
-class _Cheaper:
-    """A picture maker that makes smaller or fewer pictures, and delivers the same size and number."""
+class _Sparing:
+    """A generator of which only every second picture of a long window is made, if `sparse`, and the others mixed."""
 
-    def __init__(self, maker: PictureMaker, size: int, sparse: bool) -> None:
-        self._maker, self._size, self._sparse = maker, size, sparse
+    def __init__(self, generator: Generator, longest: int) -> None:
+        self.shape, self.carried, self.look_ahead = generator.shape, generator.carried, generator.look_ahead
+        self.context_samples = generator.context_samples
+        self.first, self.latents = generator.first, generator.latents
+        self.sparse = False
+        self._pictures, self._longest = generator.pictures, longest
         self._last: UInt8 | None = None
 
-    def make(self, latents: Float32) -> list[UInt8]:
-        # Half of a long window is as many pictures as a short one has: nothing new has to be compiled.
-        if self._sparse and len(latents) == 2 * LENGTHS[0]:
-            made = self._maker.make(latents[1::2])
-            befores = [made[0] if self._last is None else self._last, *made]
-            pairs = zip(befores, made, strict=False)
-            pictures = [picture for before, after in pairs for picture in (mixed(before, after, 0.5), after)]
-        else:
-            pictures = self._maker.make(latents)
-        self._last = pictures[-1]
-        return [_enlarged(picture, self._size) for picture in pictures]
+    def pictures(self, latents: Latents) -> PicturesTaken:
+        # Half of a long window is as many pictures as a short one has, or a multiple: nothing new has to be compiled.
+        sparse = self.sparse and len(latents) == self._longest
+        taken = self._pictures(latents[1::2] if sparse else latents)
 
+        def take() -> list[UInt8]:
+            pictures = made = taken()
+            if sparse:
+                befores = [made[0] if self._last is None else self._last, *made]
+                pairs = zip(befores, made, strict=False)
+                pictures = [picture for before, after in pairs for picture in (mixed(before, after, 0.5), after)]
+            self._last = pictures[-1]
+            return pictures
 
-def _enlarged(picture: UInt8, size: int) -> UInt8:
-    if picture.shape[0] == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
-
-
-class TinyHost:
-    """The shipped model on OpenVINO. cache: a folder in which a later host finds some of it compiled."""
-
-    def __init__(self, threads: int, checkpoint: Checkpoint, cache: Path | None = None) -> None:
-        from emo_live.engine.backend_openvino import OpenVinoBackend
-
-        self._openvino = OpenVinoBackend(threads=threads, cache=cache)
-        self._backend = guarded_backend(self._openvino, checkpoint)
-        self._prepared: OrderedDict[str, Prepared] = OrderedDict()
-
-    def warm(self) -> None:
-        """Short windows run when this returns; long ones are compiled meanwhile, and used as soon as they can be."""
-        self._openvino.warm(LENGTHS)
-        self._openvino.wait(LENGTHS[0])
-
-    def open(self, spec: LiveSpec) -> LiveEngine:
-        avatar = spec.avatar
-        if avatar.id not in self._prepared:
-            self._prepared[avatar.id] = self._backend.prepare(avatar)
-            if len(self._prepared) > _KEPT_AVATARS:
-                self._prepared.popitem(last=False)
-        self._prepared.move_to_end(avatar.id)
-        return WindowEngine(self._backend, self._prepared[avatar.id], spec, self._long_are_warm)
-
-    def _long_are_warm(self) -> bool:
-        return all(self._openvino.is_warm(length) for length in LENGTHS)
-
-    def close(self) -> None:
-        self._backend.close()
+        return take
 
 
 class PatternEngine(TestPatternEngine):
@@ -230,6 +194,8 @@ class PatternEngine(TestPatternEngine):
 class PatternHost:
     """Flash and beep, without a model: for timing tests and first steps."""
 
+    timing = Timing((2, 4), 2, can_shrink=True)  # as if it were the tiny model
+
     def __init__(self, threads: int, checkpoint: Checkpoint) -> None:
         """It works in no time, on any thread."""
 
@@ -241,15 +207,3 @@ class PatternHost:
 
     def close(self) -> None:
         """Nothing to do."""
-
-
-_NAMED: dict[str, EngineFactory] = {"tiny": TinyHost, "pattern": PatternHost}
-
-
-def factory_of(engine: str | EngineFactory) -> EngineFactory:
-    """By name, or as it is. Raises BadInputError for a name that is none."""
-    if not isinstance(engine, str):
-        return engine
-    if engine not in _NAMED:
-        raise BadInputError(f"there is no engine {engine!r}: use {' or '.join(map(repr, _NAMED))}")
-    return _NAMED[engine]

@@ -13,7 +13,16 @@ from typing import Any
 
 from emo_live.engine.base import EngineFrame
 from emo_live.engine.lane import LaneFrame, LaneOwner
-from emo_live.engine.live import EngineFactory, LiveEngine, LiveSettings, LiveSpec, factory_of, no_checkpoint
+from emo_live.engine.live import (
+    EngineFactory,
+    LiveEngine,
+    LiveSettings,
+    LiveSpec,
+    Timing,
+    limits_of,
+    no_checkpoint,
+)
+from emo_live.engine.named import factory_of
 from emo_live.errors import NotReadyError
 from emo_live.types import Float32
 
@@ -33,7 +42,9 @@ class LocalPool:
         self.frame_s = frame_s
         self.lanes: list[LocalLane] = []
         self._max_sessions = max_sessions
-        self._host = factory_of(engine)(1, no_checkpoint)
+        factory = factory_of(engine)
+        self.limits = limits_of(factory)
+        self._host = factory(1, no_checkpoint)
 
     async def __aenter__(self) -> LocalPool:
         self._host.warm()
@@ -46,10 +57,15 @@ class LocalPool:
             await lane.close()
         self._host.close()
 
+    @property
+    def timing(self) -> Timing:
+        return self._host.timing
+
     def free(self) -> int:
         return self._max_sessions - len(self.lanes)
 
     async def open(self, spec: LiveSpec, owner: LaneOwner) -> LocalLane:
+        self.limits.check(spec.size, spec.settings.steps)
         if not self.free():
             raise NotReadyError(f"the engine is full with {len(self.lanes)} sessions: try again later")
         lane = LocalLane(self, self._host.open(spec), owner, spec.settings)
@@ -73,6 +89,10 @@ class LocalLane:
         self._timers: set[asyncio.Handle] = set()
         self._busy_until = 0.0
         self._down = False
+
+    @property
+    def timing(self) -> Timing:
+        return self._pool.timing
 
     @property
     def _frame_s(self) -> float:

@@ -11,30 +11,24 @@ from PIL import Image
 
 from emo_live.config import TINY
 from emo_live.engine.base import Backend, Prepared
-from emo_live.errors import BadInputError, EngineError
+from emo_live.engine.limits import TINY_LIMITS
+from emo_live.errors import EngineError
 from emo_live.media.image import FullFrame
 from emo_live.media.warp import Mover, enlarge
 from emo_live.types import Float32, UInt8
 
 PORTRAIT_SIZE = 512
-SIZES = (256, 512)
 FLOW_SIZE = TINY.autoencoder.flow_size
 MOUTH_SIZE = TINY.autoencoder.mouth_size
 _FLOW_STEP = PORTRAIT_SIZE // FLOW_SIZE
 _REACH_PX = 64  # from how far outside the mouth's square its pixels may come
 
 
-def check_size(size: int) -> None:
-    """Raise BadInputError unless square pictures of that size can be made."""
-    if size not in SIZES:
-        raise BadInputError(f"size must be {' or '.join(map(str, SIZES))}, not {size}")
-
-
 class PictureMaker:
     """One per session. size: 256 or 512, the square's side; full_frame: the whole picture instead, at its own size."""
 
     def __init__(self, backend: Backend, avatar: Prepared, size: int, *, full_frame: bool = False):
-        check_size(size)
+        TINY_LIMITS.check_size(size)
         self.backend, self.avatar = backend, avatar
         self._canvas = _Whole(avatar) if full_frame else _Square(avatar, size)
         self.shape = self._canvas.shape

@@ -18,19 +18,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from emo_live import hardware
 from emo_live.engine.finish import to_its_end
-from emo_live.engine.lane import LaneFrame, LaneOwner
-from emo_live.engine.live import EngineFactory, LiveSettings, LiveSpec, TinyHost, factory_of
+from emo_live.engine.lane import LaneOwner
+from emo_live.engine.live import EngineFactory, LiveSpec, Timing, limits_of
+from emo_live.engine.named import factory_of
+from emo_live.engine.pool_lane import PoolLane
 from emo_live.engine.process import WATCH_EVERY_S, EngineProcess, Pulse
-from emo_live.engine.ring import LaneMemory, new_memory, size_of
+from emo_live.engine.published import PublishedOptions
+from emo_live.engine.ring import LaneMemory, n_frames_of, new_memory, size_of
+from emo_live.engine.tiny import TinyHost
 from emo_live.errors import BadInputError, EngineError, NotReadyError
-from emo_live.types import STEP_S, Float32
+from emo_live.types import STEP_S
 
 log = logging.getLogger(__name__)
-_READY_TIMEOUT_S = 120.0
+_ATTACH_TIMEOUT_S = 120.0
 _ATTEMPTS = 3  # to replace an engine process, in a row
 _SHARE = 0.85  # of the engine's time that may be promised
 _FAILURES = 2  # of one session's engine, after which the session ends
@@ -53,19 +55,25 @@ class PoolStats:
 class EnginePool:
     """An async context manager, warm when it is entered.
 
-    engine: "tiny", "pattern", or a factory of a host that can be imported by name. threads: of inference (None: what
-    suits this machine). max_sessions: None for as many as the engine has time for, measured while it runs. Entering
-    raises EngineError if the engine cannot start.
+    engine: a name, as of AvatarSession, PublishedOptions, or a factory of a host that can be imported by name. threads:
+    of inference (None: what suits this machine). max_sessions: None for as many as the engine has time for, measured
+    while it runs. Entering raises EngineError if the engine cannot start.
     """
 
     def __init__(
-        self, engine: str | EngineFactory = "tiny", *, threads: int | None = None, max_sessions: int | None = None
+        self,
+        engine: str | PublishedOptions | EngineFactory = "tiny",
+        *,
+        threads: int | None = None,
+        max_sessions: int | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise BadInputError(f"threads must be 1 or more, not {threads}")
         if max_sessions is not None and max_sessions < 1:
             raise BadInputError(f"max_sessions must be 1 or more, not {max_sessions}")
         self._factory = factory_of(engine)
+        self.limits = limits_of(self._factory)
+        self._timing: Timing | None = None  # known when the process is warm
         self._cache: tempfile.TemporaryDirectory[str] | None = None
         # A core is left to media. More than two gain nothing on a model of this size, and on cores that are busy with
         # other things two threads are slower than one: they wait for each other after every layer.
@@ -78,7 +86,7 @@ class EnginePool:
         self._trouble = asyncio.Event()  # wakes the watchdog at once
         self._why = ""
         self._watchdog: asyncio.Task[None] | None = None
-        self._pulse = Pulse()
+        self._pulse: Pulse | None = None
         self._restarts = 0
         self._closed = False
         self.work_ms = 0.0
@@ -127,6 +135,12 @@ class EnginePool:
         return PoolStats(len(self._lanes), self._capacity(), round(self.work_ms, 2), self._restarts, ready)
 
     @property
+    def timing(self) -> Timing:
+        """Of the engine's windows."""
+        assert self._timing is not None, "the pool is entered when its engine is warm"
+        return self._timing
+
+    @property
     def pid(self) -> int:
         """Of the engine process, -1 if there is none."""
         return self._process.pid if self._process else -1
@@ -140,6 +154,7 @@ class EnginePool:
 
     async def open(self, spec: LiveSpec, owner: LaneOwner) -> PoolLane:
         """A lane for one session. Raises NotReadyError if there is no room, EngineError if the engine fails."""
+        self.limits.check(spec.size, spec.settings.steps)
         if self._closed:
             raise NotReadyError("the engine pool is closed")
         if not self.free():
@@ -150,7 +165,7 @@ class EnginePool:
         lane = PoolLane(self, next(self._names), spec, owner)
         self._lanes[lane.name] = lane
         try:
-            async with asyncio.timeout(_READY_TIMEOUT_S):
+            async with asyncio.timeout(self.limits.start_s + _ATTACH_TIMEOUT_S):
                 await self._ready.wait()
                 if self._closed:
                     raise NotReadyError("the engine pool was closed")
@@ -167,10 +182,10 @@ class EnginePool:
     async def _attach(self, lane: PoolLane) -> None:
         """Open the lane in the process that runs now."""
         assert self._process is not None, "a pool that is entered has a process"
-        shape = (lane.spec.size, lane.spec.size)
-        fd = new_memory(size_of(shape))
+        shape, n_frames = (lane.spec.size, lane.spec.size), n_frames_of(self.timing)
+        fd = new_memory(size_of(shape, n_frames))
         try:
-            opened = lane.attach(LaneMemory(fd, shape))
+            opened = lane.attach(LaneMemory(fd, shape, n_frames))
             await self._process.open(lane.name, lane.spec, fd)
         finally:
             os.close(fd)
@@ -197,7 +212,6 @@ class EnginePool:
         """A new process, warm."""
         self._ready.clear()
         self._trouble.clear()
-        self._pulse = Pulse()
         self._process = EngineProcess(self._take)
         await self._process.start(self._factory, self._threads)
         # Told of its sessions at once, it prepares their avatars while models still load.
@@ -205,7 +219,7 @@ class EnginePool:
         trouble = asyncio.ensure_future(self._trouble.wait())
         ready = asyncio.ensure_future(self._ready.wait())
         try:
-            done, _ = await asyncio.wait({trouble, ready}, timeout=_READY_TIMEOUT_S, return_when="FIRST_COMPLETED")
+            done, _ = await asyncio.wait({trouble, ready}, timeout=self.limits.start_s, return_when="FIRST_COMPLETED")
         finally:
             trouble.cancel()
             ready.cancel()
@@ -213,7 +227,7 @@ class EnginePool:
                 for task in opening:
                     task.cancel()
         if ready not in done:
-            raise EngineError(self._why if done else f"the engine was not ready after {_READY_TIMEOUT_S:.0f} s")
+            raise EngineError(self._why if done else f"the engine was not ready after {self.limits.start_s:.0f} s")
         await asyncio.gather(*opening)
 
     def _take(self, kind: str, name: int, *rest: Any) -> None:
@@ -222,6 +236,8 @@ class EnginePool:
             for lane in list(self._lanes.values()):
                 lane.drain()
         elif kind == "ready":
+            self._timing = rest[0]
+            self._pulse = Pulse(self._timing.piece_s)
             self._ready.set()
         elif kind == "opened" and name in self._lanes:
             self._lanes[name].settle(None)
@@ -246,7 +262,8 @@ class EnginePool:
                 pass
             self._trouble.clear()
             assert self._process is not None, "the watchdog starts after the process"
-            self._why = self._why or self._pulse.check(self._process)
+            if self._pulse is not None:
+                self._why = self._why or self._pulse.check(self._process)
             if self._why:
                 await self._replace()
             for lane in [lane for lane in self._lanes.values() if lane.failure is not None]:
@@ -282,7 +299,7 @@ class EnginePool:
                 self._give_up(lane, str(lane.failure))
                 return
         try:
-            async with asyncio.timeout(_READY_TIMEOUT_S):
+            async with asyncio.timeout(_ATTACH_TIMEOUT_S):
                 await self._attach(lane)
         except (EngineError, OSError) as error:  # a timeout is one, too
             if self._why:
@@ -296,95 +313,3 @@ class EnginePool:
         lane.lose(reason)
         lane.forget()
         lane.owner.engine_gone(reason)
-
-
-class PoolLane:
-    """A session's end of its shared memory. failure: why its engine broke, None while it works."""
-
-    def __init__(self, pool: EnginePool, name: int, spec: LiveSpec, owner: LaneOwner) -> None:
-        self.name, self.spec, self.owner = name, spec, owner
-        self.shape = (spec.size, spec.size)
-        self.failure: EngineError | None = None
-        self.failures = 0
-        self.established = False  # it was opened: whatever happens to the process, the session goes on
-        self.opened: asyncio.Future[None] | None = None  # the process has been told of it
-        self._pool = pool
-        self._memory: LaneMemory | None = None
-        self._lost = False
-
-    def attach(self, memory: LaneMemory) -> asyncio.Future[None]:
-        """Done when the process has taken the session."""
-        self.forget()
-        self._memory = memory
-        self.failure = None
-        self.opened = asyncio.get_running_loop().create_future()
-        return self.opened
-
-    def settle(self, failure: EngineError | None) -> None:
-        """The process took the session, or could not, or its engine broke later."""
-        if self.opened is None or self.opened.done():
-            self.failure = failure
-        elif failure is None:
-            self.opened.set_result(None)
-        else:
-            self.opened.set_exception(failure)
-
-    def lose(self, reason: str) -> None:
-        if self.opened is not None and not self.opened.done():
-            self.opened.set_exception(EngineError(reason))
-        elif self.established and not self._lost:
-            self._lost = True
-            self.owner.engine_lost(reason)
-
-    def back(self) -> None:
-        if self._lost:
-            self._lost = False
-            self.owner.engine_back()
-
-    def push(self, epoch: int, index: int, pcm: Float32) -> bool:
-        if self._lost or self._memory is None or not self._memory.put_step(epoch, index, pcm):
-            return False
-        self._pool.wake()
-        return True
-
-    def rewind(self, epoch: int, index: int) -> None:
-        if self._memory is not None:
-            self._memory.words["rewind_to"] = index
-            self._memory.words["epoch"] = epoch
-            self._pool.wake()
-
-    def adjust(self, settings: LiveSettings) -> None:
-        if self._memory is not None:
-            self._memory.adjust(settings)
-
-    def shown(self, index: int) -> None:
-        if self._memory is not None:
-            self._memory.words["shown"] = index
-
-    def drain(self) -> None:
-        """Hand over the frames that came; those of an older epoch are not even copied."""
-        if self._memory is None:
-            return
-        ring = self._memory.frames
-        while len(ring):
-            slot = ring.oldest()
-            frame = None
-            if not self._lost and slot["epoch"] == self._memory.words["epoch"]:
-                heard = np.array(slot["heard"]) if slot["has_sound"] else None
-                video = np.array(slot["video"])
-                frame = LaneFrame(int(slot["epoch"]), int(slot["index"]), video, heard, float(slot["work_ms"]))
-            del slot
-            ring.take()
-            if frame is not None:
-                self._pool.note(frame.work_ms)
-                self.owner.frame_came(frame)
-        self._pool.wake()  # there is room again
-
-    async def close(self) -> None:
-        self.forget()
-        await self._pool.detach(self)
-
-    def forget(self) -> None:
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None

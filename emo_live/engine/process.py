@@ -26,9 +26,10 @@ from emo_live.errors import BadInputError, EngineError
 
 log = logging.getLogger(__name__)
 WATCH_EVERY_S = 0.1
-STUCK_S = 0.75  # without a single piece of work done; the longest takes a fifteenth of it
+STUCK_S = 0.75  # without a single piece of work done; the longest of the tiny model takes a fifteenth of it
 STOPPED_CPU_S, BUSY_CPU_S = 0.03, 0.6  # used meanwhile: less is a process that waits forever, more one that spins
 STARVED_S = 5.0  # between the two it is waiting for its turn
+_PIECES_S = 15  # pieces of work that are waited for before a process counts as stuck
 _SEND_TIMEOUT_S = 5.0
 _END_TIMEOUT_S = 2.0
 _CODE = "import sys; from emo_live.engine.worker import main; main(*map(int, sys.argv[1:]))"
@@ -159,9 +160,14 @@ def _spawn(fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
 
 
 class Pulse:
-    """Tells a process that is stuck from one that waits for its turn on a busy CPU: it has used some, but not much."""
+    """Tells a process that is stuck from one that waits for its turn on a busy CPU: it has used some, but not much.
 
-    def __init__(self) -> None:
+    piece_s: the longest piece of work that it does between two beats.
+    """
+
+    def __init__(self, piece_s: float) -> None:
+        longer = max(1.0, _PIECES_S * piece_s / STUCK_S)  # than the engines that the limits were made for
+        self._stuck_s, self._starved_s, self._busy_cpu_s = STUCK_S * longer, STARVED_S * longer, BUSY_CPU_S * longer
         self._beat, self._cpu_s, self._still_s, self._looked = -1, 0.0, 0.0, 0.0
 
     def check(self, process: EngineProcess) -> str:
@@ -174,7 +180,7 @@ class Pulse:
             return ""
         self._still_s += passed
         used_s = None if cpu_s is None else cpu_s - self._cpu_s
-        starved = used_s is not None and STOPPED_CPU_S < used_s < BUSY_CPU_S
-        if self._still_s <= (STARVED_S if starved else STUCK_S):
+        starved = used_s is not None and STOPPED_CPU_S < used_s < self._busy_cpu_s
+        if self._still_s <= (self._starved_s if starved else self._stuck_s):
             return ""
         return f"the engine process was stuck for {self._still_s:.1f} s"

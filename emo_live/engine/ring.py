@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emo_live.engine.live import LiveSettings
+from emo_live.engine.live import LiveSettings, Timing
 from emo_live.engine.window import Controls
 from emo_live.types import MODEL_STEP_SAMPLES, OUTPUT_STEP_SAMPLES, Float32, Int16, UInt8
 
 N_STEPS = 32
 BEAT_BYTES = 8
-N_FRAMES = 8  # two long windows
 _STEP = np.dtype([("epoch", "<i8"), ("index", "<i8"), ("pcm", "<f4", MODEL_STEP_SAMPLES)])
 _WORDS = np.dtype(
     [
@@ -55,6 +54,10 @@ class Ring:
         return int(self._words[self._head] - self._words[self._tail])
 
     @property
+    def size(self) -> int:
+        return len(self._items)
+
+    @property
     def room(self) -> int:
         return len(self._items) - len(self)
 
@@ -76,15 +79,18 @@ class Ring:
 
 
 class LaneMemory:
-    """Maps the memory behind `fd` (see `new_memory`), which may be closed afterwards. shape: (H, W) of the frames."""
+    """Maps the memory behind `fd` (see `new_memory`), which may be closed afterwards.
 
-    def __init__(self, fd: int, shape: tuple[int, int]) -> None:
-        self._map = mmap.mmap(fd, size_of(shape))
+    shape: (H, W) of the frames; n_frames: how many of them there is room for.
+    """
+
+    def __init__(self, fd: int, shape: tuple[int, int], n_frames: int) -> None:
+        self._map = mmap.mmap(fd, size_of(shape, n_frames))
         frame = _frame_type(shape)
         at = _WORDS.itemsize
         words: NDArray[Any] = np.frombuffer(self._map, _WORDS, 1)
         steps: NDArray[Any] = np.frombuffer(self._map, _STEP, N_STEPS, at)
-        frames: NDArray[Any] = np.frombuffer(self._map, frame, N_FRAMES, at + N_STEPS * _STEP.itemsize)
+        frames: NDArray[Any] = np.frombuffer(self._map, frame, n_frames, at + N_STEPS * _STEP.itemsize)
         self.words: Any = words[0]
         self._steps = Ring(steps, self.words, "in_head", "in_tail")
         self._frames = Ring(frames, self.words, "out_head", "out_tail")
@@ -140,9 +146,14 @@ class LaneMemory:
             self._map.close()
 
 
-def size_of(shape: tuple[int, int]) -> int:
+def n_frames_of(timing: Timing) -> int:
+    """Room for two long windows: one is shown while the next one is made."""
+    return 2 * timing.longest
+
+
+def size_of(shape: tuple[int, int], n_frames: int) -> int:
     """Bytes."""
-    return _WORDS.itemsize + N_STEPS * _STEP.itemsize + N_FRAMES * _frame_type(shape).itemsize
+    return _WORDS.itemsize + N_STEPS * _STEP.itemsize + n_frames * _frame_type(shape).itemsize
 
 
 def new_memory(n_bytes: int) -> int:

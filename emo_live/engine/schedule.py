@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from emo_live.config import ScheduleConfig
-from emo_live.errors import BadInputError
+from emo_live.engine.limits import TINY_LIMITS
 from emo_live.types import Float32
 
-MAX_STEPS = 8
+MAX_STEPS = TINY_LIMITS.max_steps
 
 
 def alpha_bar(config: ScheduleConfig) -> np.ndarray:
@@ -30,15 +30,9 @@ def alpha_bar(config: ScheduleConfig) -> np.ndarray:
     return out
 
 
-def check_steps(steps: int) -> None:
-    """Raise BadInputError unless the sampler can take that many steps."""
-    if not 1 <= steps <= MAX_STEPS:
-        raise BadInputError(f"steps must be 1 to {MAX_STEPS}, not {steps}")
-
-
 class FewStepSampler:
     def __init__(self, config: ScheduleConfig, steps: int):
-        check_steps(steps)
+        TINY_LIMITS.check_steps(steps)
         bar = alpha_bar(config)
         stride = config.train_steps / steps
         self.timesteps = [round(config.train_steps - i * stride) - 1 for i in range(steps)]

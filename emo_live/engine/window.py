@@ -1,52 +1,47 @@
-"""The rolling window: sound, gestures, noise -> k denoising steps -> latents -> pictures. Motion frames carry over.
+"""The rolling window: sound -> latents of a window -> pictures. Motion frames carry over to the next window.
 
-Written once for every backend. Frame `index` is the picture of sound step `index`; a window of F frames needs the sound
-of its frames and LOOK_AHEAD steps more. Runs on whichever single thread calls it; only `cancel` may come from another.
+Written once for every model: what a model does of its own lies behind `Generator`. Frame `index` is the picture of
+sound step `index`; a window of F frames needs the sound of its frames and `look_ahead` steps more. Runs on whichever
+single thread calls it; only `cancel` may come from another.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_STEP, log_mel
-from emo_live.config import LIDS, POSE, TINY
-from emo_live.engine.base import Backend, EngineFrame, Prepared, WindowInputs
-from emo_live.engine.motion_prior import FrameNoise, GestureNoise
-from emo_live.engine.pictures import PictureMaker
-from emo_live.engine.schedule import FewStepSampler
+from emo_live.engine.base import EngineFrame
 from emo_live.errors import BadInputError
-from emo_live.types import MODEL_STEP_SAMPLES, Float32
+from emo_live.types import MODEL_STEP_SAMPLES, Float32, UInt8
 
-LOOK_AHEAD = TINY.emo.audio_look_ahead
-NEIGHBOURS = TINY.emo.audio_projection.frames // 2
-MOTION_FRAMES = TINY.emo.motion_frames
 DEFAULT_SPEED = 4.0  # degrees a second, the middle of what calm talkers do
-DEFAULT_STEPS = 1
-NOISE = np.float32(0.5)  # of its full strength: the student has learnt what is likeliest, whatever the noise
-# What is heard is a mean over all that could be meant, and lids that are drawn are rounded off: both move too little.
-HEARD_GAIN = np.float32(1.2)
-LIDS_GAIN, LIDS_CLOSED = np.float32(1.6), np.float32(0.9)
 HISTORY = 100  # frames that can be rewound: 4 s, more than any playout buffer holds
-CONTEXT_STEPS = -(-(LEFT_SAMPLES + CONTEXT_SAMPLES) // MODEL_STEP_SAMPLES)
 _SILENCE = np.zeros(MODEL_STEP_SAMPLES, np.float32)
+
+# (frames, ...) the generator's own kind of array, and what it holds for one frame: kept for it and handed back.
+Latents = Any
+Latent = Any
+PicturesTaken = Callable[[], list[UInt8]]
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPolicy:
-    """Lengths of the windows by order; the last one repeats. Short first windows show the first frame early."""
+    """Lengths of the windows by order; the last one repeats. Short first windows show the first frame early.
+
+    beside: windows whose pictures may still be in the making while the next window is generated: faster where both run
+    side by side, but their frames come later.
+    """
 
     lengths: tuple[int, ...]
+    beside: int = 0
 
     def length(self, number: int) -> int:
         return self.lengths[min(number, len(self.lengths) - 1)]
-
-
-OFFLINE = WindowPolicy((8,))  # all the sound is there: nobody waits for the first frame
-LIVE = WindowPolicy((2, 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +58,57 @@ class Controls:
             raise BadInputError(f"motion is a strength of 0 to 2, not {self.motion}")
 
 
+@dataclass(frozen=True, slots=True)
+class NextWindow:
+    """What the loop gives a model for a window of `length` frames, the first of which is frame `index`.
+
+    motion: latents of the newest frames before it, at most `carried`, oldest first. sound: (context_samples,) float32
+    at 16 kHz, which ends `look_ahead` steps behind the window's last frame. check: to be called before every denoising
+    step; raises when the window was cancelled.
+    """
+
+    index: int
+    length: int
+    motion: Sequence[Latent]
+    sound: Float32
+    check: Callable[[], None]
+
+
+class Generator(Protocol):
+    """One model that animates one avatar with one seed: what the window asks of it.
+
+    shape: (H, W) of its pictures. carried: how many frames back it looks. look_ahead: steps of sound behind a frame
+    that it needs. context_samples: of sound that it hears.
+    """
+
+    shape: tuple[int, int]
+    carried: int
+    look_ahead: int
+    context_samples: int
+
+    def first(self) -> Sequence[Latent]:
+        """What stands for the frames before frame 0: `carried` of them, or none."""
+
+    def latents(self, given: NextWindow) -> Latents:
+        """(length,) latents of the window's frames."""
+
+    def pictures(self, latents: Latents) -> PicturesTaken:
+        """Starts making a picture (H, W, 3) of each; what it returns waits for them."""
+
+
 class RollingWindow:
     """One speaking avatar. push() sound steps, frames() pictures; finish() at the end of speech."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        avatar: Prepared,
-        *,
-        size: int = 512,
-        full_frame: bool = False,
-        seed: int = 0,
-        steps: int = DEFAULT_STEPS,
-        controls: Controls | None = None,
-        policy: WindowPolicy = OFFLINE,
-    ):
-        self.backend, self.avatar, self.policy = backend, avatar, policy
-        self.controls = controls or Controls()
-        self.sampler = FewStepSampler(TINY.emo.schedule, steps)
-        self.pictures = PictureMaker(backend, avatar, size, full_frame=full_frame)
-        self.shape = self.pictures.shape
+    def __init__(self, generator: Generator, policy: WindowPolicy):
+        self.generator, self.policy = generator, policy
+        self.shape = generator.shape
         self._cancelled = threading.Event()
-        self._noise = FrameNoise(seed, backend.prior)
-        self._gesture_noise = GestureNoise(seed, TINY.gestures.noise, TINY.gestures.reach)
-        self._latents: deque[Float32] = deque(
-            [np.zeros(backend.prior.shape, np.float32)] * MOTION_FRAMES, maxlen=HISTORY + MOTION_FRAMES
-        )
-        self._steps: deque[Float32] = deque([_SILENCE] * CONTEXT_STEPS, maxlen=CONTEXT_STEPS + HISTORY)
+        first = generator.first()
+        self._least = len(first)  # latents that are never taken back
+        self._latents: deque[Latent] = deque(first, maxlen=HISTORY + generator.carried)
+        self._context_steps = -(-generator.context_samples // MODEL_STEP_SAMPLES)
+        self._steps: deque[Float32] = deque([_SILENCE] * self._context_steps, maxlen=self._context_steps + HISTORY)
+        self._making: deque[tuple[int, PicturesTaken]] = deque()  # index of a window's first frame, its pictures
         self._pushed = 0  # steps of sound so far, without the silence behind the end
         self._end: int | None = None  # frames to make in all, once finish() was called
         self._windows = 0
@@ -99,7 +118,7 @@ class RollingWindow:
         """pcm: (640,) float32 at 16 kHz, the next 40 ms."""
         assert pcm.shape == (MODEL_STEP_SAMPLES,), "one step is 640 samples at 16 kHz"
         assert self._end is None, "finish() was called: no more sound"
-        assert self._pushed - self.index < HISTORY - LOOK_AHEAD, "take frames() before pushing more than 4 s"
+        assert self._pushed - self.index < HISTORY - self.generator.look_ahead, "take frames() before pushing over 4 s"
         self._steps.append(pcm)
         self._pushed += 1
 
@@ -112,16 +131,36 @@ class RollingWindow:
         done: list[EngineFrame] = []
         while (length := self._runnable()) and not self._cancelled.is_set():
             try:
-                latents = self._generate(length)
+                self._make(length)
             except _CancelledError:
                 return done
-            shown = length if self._end is None else min(length, self._end - self.index)
-            videos = self.pictures.make(latents[:shown])
-            done += [EngineFrame(self.index + i, video) for i, video in enumerate(videos)]
-            self._latents.extend(latents[:shown])
-            self.index += shown
-            self._windows += 1
+            done += self._take(self.policy.beside)
+        if self._end == self.index and not self._cancelled.is_set():
+            done += self._take(0)
         return done
+
+    def _make(self, length: int) -> None:
+        """The next window."""
+        generator, end = self.generator, self.index + length + self.generator.look_ahead
+        motion = list(self._latents)[-generator.carried :] if generator.carried else []
+        latents = generator.latents(NextWindow(self.index, length, motion, self._context(end), self._check))
+        shown = length if self._end is None else min(length, self._end - self.index)
+        self._making.append((self.index, generator.pictures(latents[:shown])))
+        self._latents.extend(latents[:shown])
+        self.index += shown
+        self._windows += 1
+
+    def _take(self, left: int) -> list[EngineFrame]:
+        """The frames of all but the newest `left` windows that are in the making."""
+        frames = []
+        while len(self._making) > left:
+            index, taken = self._making.popleft()
+            frames += [EngineFrame(index + i, video) for i, video in enumerate(taken())]
+        return frames
+
+    def _check(self) -> None:
+        if self._cancelled.is_set():
+            raise _CancelledError
 
     def cancel(self) -> None:
         """Thread-safe. The window in progress stops before its next denoising step; nothing of it is kept."""
@@ -133,11 +172,12 @@ class RollingWindow:
         The next window is short again.
         """
         gone, unheard = self.index - index, self._pushed - index
-        assert 0 <= gone <= len(self._latents) - MOTION_FRAMES, "can only go back to a frame of the last 4 s"
+        assert 0 <= gone <= len(self._latents) - self._least, "can only go back to a frame of the last 4 s"
         for _ in range(gone):
             self._latents.pop()
         for _ in range(unheard):
             self._steps.pop()
+        self._making.clear()
         self.index = self._pushed = index
         self._windows, self._end = 0, None
         self._cancelled.clear()
@@ -146,42 +186,17 @@ class RollingWindow:
         """Length of the window that can run now, 0 if none."""
         length = self.policy.length(self._windows)
         if self._end is None:
-            return length if self._pushed >= self.index + length + LOOK_AHEAD else 0
+            return length if self._pushed >= self.index + length + self.generator.look_ahead else 0
         owed = self._end - self.index
         return next((n for n in sorted(set(self.policy.lengths)) if n >= min(owed, length)), length) if owed else 0
 
     def _context(self, end: int) -> Float32:
-        """Sound up to step `end`, silence beyond what was pushed: (LEFT_SAMPLES + CONTEXT_SAMPLES,)."""
+        """Sound up to step `end`, silence beyond what was pushed: (context_samples,)."""
         missing = max(0, end - self._pushed)
         newest = len(self._steps) - (self._pushed - (end - missing))
-        steps = [*list(self._steps)[max(0, newest - CONTEXT_STEPS + missing) : newest], *[_SILENCE] * missing]
-        return np.concatenate(steps)[-(LEFT_SAMPLES + CONTEXT_SAMPLES) :]
-
-    def _generate(self, length: int) -> Float32:
-        """Latents (length, C, h, w) of the next frames."""
-        tokens = self.backend.hear(log_mel(self._context(self.index + length + LOOK_AHEAD)))
-        sound = tokens[-(length + NEIGHBOURS + LOOK_AHEAD) * TOKENS_PER_STEP :]
-        prior, end = self.backend.prior, self.index + length
-        anchor = self.avatar.face.anchor(HEARD_GAIN * self.backend.shapes(sound), self._gestures(self.index, end))
-        motion = np.stack([self._latents[i] for i in range(-MOTION_FRAMES, 0)])
-        speed = np.full(length + 2 * NEIGHBOURS, self.controls.speed, np.float32)
-        given = WindowInputs(motion, anchor, sound, speed)
-
-        def predict(noisy: Float32, timestep: int) -> Float32:
-            if self._cancelled.is_set():
-                raise _CancelledError
-            return prior.projected(self.backend.denoise(self.avatar, noisy, timestep, given))
-
-        deviation = self.sampler.sample(NOISE * self._noise.frames(self.index, end), predict)
-        return anchor + np.float32(prior.scale) * deviation
-
-    def _gestures(self, start: int, end: int) -> Float32:
-        """(end - start, G), with lids that close and the head motion that is asked for."""
-        noise = self._gesture_noise.frames(start - TINY.gestures.reach, end)
-        gestures = self.backend.gestures(noise, self.controls.speed)
-        gestures[:, LIDS] = np.clip(LIDS_GAIN * gestures[:, LIDS], 0, LIDS_CLOSED)
-        gestures[:, -POSE:] *= self.controls.motion
-        return gestures
+        oldest = max(0, newest - self._context_steps + missing)
+        steps = [*list(self._steps)[oldest:newest], *[_SILENCE] * missing]
+        return np.concatenate(steps)[-self.generator.context_samples :]
 
 
 class _CancelledError(Exception):

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from emo_live.engine import channel
-from emo_live.engine.live import LENGTHS, EngineHost, LiveEngine, LiveSpec
-from emo_live.engine.ring import LaneMemory, beat_of
+from emo_live.engine.live import EngineHost, LiveEngine, LiveSpec
+from emo_live.engine.ring import LaneMemory, beat_of, n_frames_of
 from emo_live.errors import EmoLiveError
 
 _IDLE_S = 0.1  # how often an idle process says that it lives
@@ -55,7 +55,8 @@ class WorkerLane:
     @property
     def ready(self) -> bool:
         """Whether there is a step to take, and room for what it may bring."""
-        return self.engine is not None and len(self.memory.steps) > 0 and self.memory.frames.room >= max(LENGTHS)
+        frames = self.memory.frames
+        return self.engine is not None and len(self.memory.steps) > 0 and 2 * frames.room >= frames.size
 
     def work(self) -> bool:
         """Takes one step; True if frames came of it."""
@@ -149,7 +150,7 @@ class Worker:
         if kind == "open":
             assert fd is not None and self._host is not None, "memory comes along with a session"
             spec: LiveSpec = message[2]
-            self._lanes[name] = WorkerLane(LaneMemory(fd, (spec.size, spec.size)))
+            self._lanes[name] = WorkerLane(LaneMemory(fd, (spec.size, spec.size), n_frames_of(self._host.timing)))
             os.close(fd)
             self._opening[name] = self._loaders.submit(self._host.open, spec)
         elif kind == "close" and name in self._lanes:
@@ -171,7 +172,8 @@ class Worker:
                 channel.send(self._out, ("unfit", -1, _portable(error)))
                 raise error
             self._warm = None
-            channel.send(self._out, ("ready", -1))
+            assert self._host is not None, "what is warm is there"
+            channel.send(self._out, ("ready", -1, self._host.timing))
         for name, future in list(self._opening.items()):
             if not future.done():
                 continue

@@ -37,7 +37,7 @@ class FullFrame:
         self._turn = (affine[:, :2] / scale_of(affine)).astype(np.float32)
         self._places = _places(affine, self._slices, self._side)
         self._fade = _fade(self._side, _FADE).take(self._places)
-        self._mouth = _Mouth(affine, mouth_origin, mouth_px, self._slices)
+        self._mouth = _Inset(affine, mouth_origin, mouth_px, self._slices, _MOUTH_FADE)
 
     def draw(self, flow: Float32, paint: Float32) -> UInt8:
         """Return the (H, W, 3) picture.
@@ -57,10 +57,37 @@ class FullFrame:
         return frame
 
 
-class _Mouth:
-    """Where the painted square lies in the region, and how it gets there."""
+class PastedCrop:
+    """The whole picture of one avatar with generated pixels in the place of the crop. shape: (H, W) of its frames.
 
-    def __init__(self, affine: Affine, origin: tuple[int, int], side: int, slices: tuple[slice, slice]) -> None:
+    size: side of what is pasted, in px.
+    """
+
+    def __init__(self, avatar: Avatar, size: int) -> None:
+        affine = avatar.crop_to_picture.copy()
+        self.shape: tuple[int, int] = (avatar.picture.shape[0], avatar.picture.shape[1])
+        self._picture, self._slices = avatar.picture, region(affine, *self.shape)
+        ratio = CROP_PX / size
+        affine[:, 2] += affine[:, :2] @ [(ratio - 1) / 2, (ratio - 1) / 2]  # centre of its first px
+        affine[:, :2] *= ratio
+        self._inset = _Inset(affine, (0, 0), size, self._slices, _FADE)
+
+    def draw(self, crop: UInt8) -> UInt8:
+        """(size, size, 3) -> (H, W, 3). It fades out towards the crop's border."""
+        frame = self._picture.copy()
+        self._inset.lay_on(frame[self._slices], crop, np.ones(crop.shape[:2], np.float32))
+        return frame
+
+
+class _Inset:
+    """Where a square lies in the region, and how it gets there. fade: width of its soft border, in shares of its side.
+
+    origin: of the square, in px of `affine`, which are its own.
+    """
+
+    def __init__(
+        self, affine: Affine, origin: tuple[int, int], side: int, slices: tuple[slice, slice], fade: float
+    ) -> None:
         scale = scale_of(affine)
         self._side = max(1, round(side * scale))
         ratio = self._side / side
@@ -74,12 +101,16 @@ class _Mouth:
         inverse = invert(to_region)
         inverse[:, 2] += 0.5 - inverse[:, :2] @ [0.5, 0.5]  # Pillow counts from the edges of pixels
         self._numbers = tuple(inverse.ravel())
-        self._fade = _fade(side, _MOUTH_FADE)
+        self._fade = _fade(side, fade)
 
     def paint_on(self, region: UInt8, paint: Float32) -> None:
         """region: (h, w, 3), changed in place. paint: as in FullFrame.draw."""
         colour = np.clip((paint[:3].transpose(1, 2, 0) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
-        share = (np.clip(paint[3], 0, 1) * self._fade * 255 + 0.5).astype(np.uint8)
+        self.lay_on(region, colour, np.clip(paint[3], 0, 1))
+
+    def lay_on(self, region: UInt8, colour: UInt8, strength: Float32) -> None:
+        """region: (h, w, 3), changed in place. colour: (side, side, 3); strength: (side, side) in 0..1."""
+        share = (strength * self._fade * 255 + 0.5).astype(np.uint8)
         weight = self._lay(share, Image.Resampling.BILINEAR).astype(np.float32)[:, :, None] / 255
         above = self._lay(colour, Image.Resampling.BICUBIC)
         below = region[self._part]

@@ -26,14 +26,16 @@ from emo_live.models.temporal import MotionModule
 class Conditions:
     """What a pass through the Backbone may read; None switches that part off.
 
-    reference: layer name -> (1, B or B T, h w, C) features of the portrait. motion: layer name -> (B, n, h w, C)
-    features of the motion frames. tokens: ((B T), L, D) for attn2. audio: ((B T), L, D). masks: per level full, face,
-    lip, each (B T or 1, h w); audio_scales: how strongly each of them moves. speed: (B, T, D). locator: added behind
-    conv_in, (B T or 1, C, h, w). write: filled with norm1 outputs by layer name.
+    reference: layer name -> (1, B or B T, h w, C) features of the portrait, which all pictures but the first `alone`
+    read. motion: layer name -> (B, n, h w, C) features of the motion frames. tokens: ((B T), L, D) for attn2. audio:
+    ((B T), L, D). masks: per level full, face, lip, each (B T or 1, h w); audio_scales: how strongly each of them
+    moves. speed: (B, T, D). locator: added behind conv_in, (B T or 1, C, h, w). write: filled with norm1 outputs by
+    layer name.
     """
 
     batch: int = 1
     reference: Mapping[str, Tensor] | None = None
+    alone: int = 0
     motion: Mapping[str, Tensor] | None = None
     tokens: Tensor | None = None
     audio: Tensor | None = None
@@ -63,12 +65,18 @@ class SpatialBlock(nn.Module):
         y = self.norm1(x)
         if given.write is not None:
             given.write[name] = y
-        x = self.attn1(y, extra=given.reference[name] if given.reference is not None else None) + x
+        x = self._looks(y, given.reference[name] if given.reference is not None else None, given.alone) + x
         if self.attn2 is not None and self.norm2 is not None:
             assert given.tokens is not None, "attn2 needs tokens: this size reads them in every spatial layer"
             x = self.attn2(self.norm2(x), given.tokens) * self.gain + x
         out: Tensor = self.ff(self.norm3(x)) + x
         return out
+
+    def _looks(self, y: Tensor, reference: Tensor | None, alone: int) -> Tensor:
+        """attn1; the first `alone` rows do without the reference."""
+        if reference is None or not alone:
+            return self.attn1(y, extra=reference)
+        return torch.cat([self.attn1(y[:alone]), self.attn1(y[alone:], extra=reference)])
 
 
 class SpatialTransformer(nn.Module):

@@ -31,7 +31,7 @@ class Portrait:
 
     code: (B, Cp, h, w) their latents; bank: their ReferenceNet features (B, h w, C) by layer, empty: not to be read;
     locator: (B, C, h, w); masks: per level (full, face, lip), each (B, h w); tokens: (B, L, D) of the face, for sizes
-    that have a face projection.
+    that have a face projection. alone: how many of them, the first ones, read no reference; `bank` is of the others.
     """
 
     code: Tensor
@@ -39,6 +39,7 @@ class Portrait:
     locator: Tensor
     masks: Masks
     tokens: Tensor | None = None
+    alone: int = 0
 
 
 class Emo(nn.Module):
@@ -99,6 +100,7 @@ class Emo(nn.Module):
         given = Conditions(
             batch=batch,
             reference=portrait.bank or None,
+            alone=portrait.alone * frames,
             motion=motion,
             tokens=words if backbone.context_width is not None else None,
             audio=sound if backbone.audio is not None else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from emo_live.config import EmoConfig, FaceProjectionConfig
@@ -53,3 +54,18 @@ class LatentEmo(Emo):
         if self.imageproj is not None:
             tokens = self.imageproj(portrait.code.new_zeros(len(portrait.code), self.imageproj.config.width))
         return replace(portrait, bank={}, locator=portrait.locator.new_zeros(portrait.locator.shape), tokens=tokens)
+
+    def with_guidance(self, portrait: Portrait) -> Portrait:
+        """(B) -> (2 B): the unconditional rows, then the portrait's own, so that both are denoised in one call."""
+        plain = self.unconditional(portrait)
+        tokens = None
+        if plain.tokens is not None and portrait.tokens is not None:
+            tokens = torch.cat([plain.tokens, portrait.tokens])
+        return Portrait(
+            code=torch.cat([plain.code, portrait.code]),
+            bank=portrait.bank,
+            locator=torch.cat([plain.locator, portrait.locator]),
+            masks=tuple((a.repeat(2, 1), b.repeat(2, 1), c.repeat(2, 1)) for a, b, c in portrait.masks),
+            tokens=tokens,
+            alone=len(portrait.code),
+        )

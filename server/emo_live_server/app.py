@@ -15,7 +15,8 @@ from starlette.middleware.cors import CORSMiddleware
 from emo_live import AvatarSession
 from emo_live.audio.tts import HibariSpeaker
 from emo_live.avatar import Avatar
-from emo_live.engine.live import factory_of
+from emo_live.engine.live import EngineFactory
+from emo_live.engine.named import factory_of
 from emo_live.engine.pool import EnginePool
 from emo_live.engine.window import Controls
 from emo_live.errors import EmoLiveError, NotSupportedError
@@ -50,14 +51,15 @@ def create_app(
     Raises BadInputError for settings that cannot be used.
     """
     settings = settings or load()
-    if open_session is None:
-        factory_of(settings.engine)  # a wrong name is noticed now
+    factory: EngineFactory | None = None
+    if open_session is None and pool is None:
+        factory = factory_of(settings.chosen_engine, settings.size)  # a wrong name, missing weights are noticed now
     context = _context(settings, open_session)
     context.rtc = rtc
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with context.running(lambda shared, stack: _warm_up(shared, stack, pool, open_session)):
+        async with context.running(lambda shared, stack: _warm_up(shared, stack, factory, pool, open_session)):
             yield
 
     app = FastAPI(
@@ -99,7 +101,11 @@ def _context(settings: Settings, open_session: OpenSession | None) -> Context:
 
 
 async def _warm_up(
-    context: Context, stack: contextlib.AsyncExitStack, pool: Any, open_session: OpenSession | None
+    context: Context,
+    stack: contextlib.AsyncExitStack,
+    factory: EngineFactory | None,
+    pool: Any,
+    open_session: OpenSession | None,
 ) -> None:
     """Everything that takes time, the engine first: its compiler needs the machine for itself."""
     settings = context.settings
@@ -108,9 +114,9 @@ async def _warm_up(
         context.voices = tuple(speaker.voices())
         context.sessions.speaker = speaker
     if open_session is None:
-        if pool is None:
+        if factory is not None:
             pool = await stack.enter_async_context(
-                EnginePool(settings.engine, threads=settings.threads, max_sessions=settings.max_sessions)
+                EnginePool(factory, threads=settings.threads, max_sessions=settings.max_sessions)
             )
         context.sessions.open_session = _opener(settings, pool)
     context.sessions.pool = pool
@@ -135,7 +141,6 @@ def _opener(settings: Settings, pool: Any) -> OpenSession:
         usual = Controls()
         return AvatarSession(
             avatar,
-            engine=settings.engine,
             size=wish.size or settings.size,
             seed=settings.seed,
             steps=settings.steps,

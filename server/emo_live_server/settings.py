@@ -21,15 +21,18 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from emo_live.engine.limits import TINY_LIMITS, Limits
+from emo_live.engine.published import PUBLISHED_LIMITS, USUAL, PublishedOptions
 from emo_live.errors import BadInputError
 
 PREFIX = "EMO_LIVE_"
 Scope = Literal["session:create", "session:view", "metrics:read"]
 ALL_SCOPES: tuple[Scope, ...] = ("session:create", "session:view", "metrics:read")
-SIZES = (256, 512)
+SIZES = (256, 512)  # that the page offers
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # names the TOML file; read by the command line
 _MIN_KEY_CHARS = 16
 _MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: as long as the hash
+_OF_WEIGHTS = ("weights", "guidance", "sampler", "vae", "dtype", "attention", "compile", "device")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -97,9 +100,17 @@ class Settings(BaseSettings):
     portrait: Path | None = None
     engine: str = "tiny"
     size: int = 512
-    steps: int = Field(1, ge=1, le=8)
+    steps: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)
+    weights: str | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    vae: str | None = None
+    dtype: str | None = None
+    attention: str | None = None
+    compile: bool | None = None
+    device: str | None = None
     greeting: str = "Hello! I am a synthetic face. Type something, or talk to me, and I will say it."
     greet: bool = True
     badge: bool = True
@@ -149,13 +160,6 @@ class Settings(BaseSettings):
         parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         return [{"key": part} if isinstance(part, str) else part for part in parts]
 
-    @field_validator("size")
-    @classmethod
-    def _known_size(cls, value: int) -> int:
-        if value not in SIZES:
-            raise ValueError(f"possible are {' and '.join(map(str, SIZES))}")
-        return value
-
     @field_validator("rate_create", "rate_upload", "rate_speech", "rate_control")
     @classmethod
     def _rate(cls, value: str) -> str:
@@ -199,6 +203,36 @@ class Settings(BaseSettings):
         if self.relay_only and not any(url.startswith("turn") for server in self.ice_servers for url in server.urls):
             raise ValueError("relay_only needs a TURN server among ice_servers")
         return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> Settings:
+        """What the engine can do."""
+        try:
+            self.limits.check_size(self.size)
+            if self.steps is not None:
+                self.limits.check_steps(self.steps)
+        except BadInputError as error:
+            raise ValueError(f"setting {error}") from None
+        return self
+
+    @property
+    def chosen_engine(self) -> str | PublishedOptions:
+        """The engine by name, or with what is set about it."""
+        given = {name: getattr(self, name) for name in _OF_WEIGHTS if getattr(self, name) is not None}
+        if self.engine in USUAL:
+            return PublishedOptions(self.engine, steps=self.steps, **given)
+        if given:
+            raise ValueError(f"setting {next(iter(given))} is of engines with published weights: {', '.join(USUAL)}")
+        return self.engine
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """That the page offers."""
+        return tuple(sorted({*SIZES, self.size}))
+
+    @property
+    def limits(self) -> Limits:
+        return PUBLISHED_LIMITS if isinstance(self.chosen_engine, PublishedOptions) else TINY_LIMITS
 
     @property
     def loopback(self) -> bool:

@@ -15,7 +15,7 @@ from fakes import bundled_avatar
 from emo_live.engine.backend_openvino import ASSETS, OpenVinoBackend
 from emo_live.engine.backend_torch import TorchBackend
 from emo_live.engine.base import Backend
-from emo_live.engine.window import OFFLINE, RollingWindow
+from emo_live.engine.tiny import OFFLINE, tiny_window
 from emo_live.types import MODEL_STEP_SAMPLES, Float32
 
 FRAMES = 24
@@ -23,7 +23,7 @@ MAX_GREY_LEVELS = 0.6
 
 
 def pictures_of(backend: Backend, steps: Float32) -> Float32:
-    window = RollingWindow(backend, backend.prepare(bundled_avatar()), size=256, seed=3, policy=OFFLINE)
+    window = tiny_window(backend, backend.prepare(bundled_avatar()), size=256, seed=3, policy=OFFLINE)
     frames = []
     for step in steps:
         window.push(step)

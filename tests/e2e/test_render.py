@@ -18,7 +18,8 @@ from fakes import PORTRAIT, bundled_avatar, decode, n_steps, syllables, write_wa
 from emo_live.audio.source import AudioFile
 from emo_live.bench import measure
 from emo_live.engine.backend_openvino import OpenVinoBackend
-from emo_live.engine.window import LIVE, OFFLINE, RollingWindow, WindowPolicy
+from emo_live.engine.tiny import LIVE, OFFLINE, tiny_window
+from emo_live.engine.window import WindowPolicy
 from emo_live.face.landmarker import FaceFinder
 from emo_live.render import RenderOptions, render
 from emo_live.types import Float32, UInt8
@@ -132,7 +133,7 @@ def test_chunk_by_chunk_is_the_same_as_at_once(greeting: Float32, policy: Window
         prepared = backend.prepare(bundled_avatar())
         results = []
         for every in (60, 1, 7):
-            window = RollingWindow(backend, prepared, size=256, seed=5, policy=policy)
+            window = tiny_window(backend, prepared, size=256, seed=5, policy=policy)
             frames = []
             for i, step in enumerate(steps):
                 window.push(step)

@@ -14,7 +14,8 @@ from emo_live.audio.features import TOKENS_PER_STEP, log_mel
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.motion_prior import MotionPrior
-from emo_live.engine.window import LIVE, LOOK_AHEAD, NEIGHBOURS, RollingWindow, WindowPolicy
+from emo_live.engine.tiny import LIVE, LOOK_AHEAD, NEIGHBOURS, tiny_window
+from emo_live.engine.window import WindowPolicy
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.gestures import GESTURES
 from emo_live.models.hearing import HEARD
@@ -56,8 +57,8 @@ def whisper() -> Iterator[WhisperEncoder]:
 def windows(pcm: Float32, policy: WindowPolicy, prior: MotionPrior) -> tuple[list[int], Listening]:
     """The frames that windows ended before, in order, and what they heard."""
     backend, ends = Listening(prior), []
-    window = RollingWindow(backend, backend.prepare(bundled_avatar()), size=256, policy=policy)
-    window.pictures.make = lambda latents: [None] * len(latents)  # type: ignore[method-assign, assignment, return-value]
+    window = tiny_window(backend, backend.prepare(bundled_avatar()), size=256, policy=policy)
+    window.generator.pictures = lambda latents: lambda: [None] * len(latents)  # type: ignore[method-assign, assignment, return-value]
     steps = pcm.reshape(-1, MODEL_STEP_SAMPLES)
     for i, step in enumerate(steps):
         window.push(step)

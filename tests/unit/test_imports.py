@@ -40,10 +40,17 @@ EXCEPTIONS = {("cli/train.py", "training")}
 
 # Where a package may be imported, as beginnings of paths below emo_live.
 PLACES: dict[str, tuple[str, ...]] = {
-    "torch": ("models/", "weights/", "training/", "engine/backend_torch"),
+    "torch": (
+        "models/",
+        "weights/",
+        "training/",
+        "engine/backend_torch",
+        "engine/backend_latent",
+        "engine/latent_generator",
+    ),
     "diffusers": ("models/", "weights/library_plans", "training/", "engine/backend_torch"),
     "transformers": ("models/", "weights/library_plans", "training/", "engine/backend_torch"),
-    "safetensors": ("models/", "weights/", "training/", "engine/backend_torch"),
+    "safetensors": ("models/", "weights/", "training/", "engine/backend_torch", "engine/backend_latent"),
     "xformers": ("models/",),
     "huggingface_hub": ("weights/hub",),
     "einops": ("models/", "training/"),

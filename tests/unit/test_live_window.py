@@ -13,17 +13,16 @@ from virtual_time import run
 from emo_live import AvatarSession, AVPair, MemorySink
 from emo_live.engine.lane import LaneFrame
 from emo_live.engine.live import (
-    LENGTHS,
     Checkpoint,
     LiveEngine,
     LiveSettings,
     LiveSpec,
     PatternHost,
     WindowEngine,
-    guarded_backend,
 )
 from emo_live.engine.local import LocalLane, LocalPool
-from emo_live.engine.window import LIVE, Controls, RollingWindow
+from emo_live.engine.tiny import LIVE, guarded_backend, tiny_engine, tiny_window
+from emo_live.engine.window import Controls
 from emo_live.types import UInt8
 
 
@@ -32,13 +31,13 @@ class FakeHost(PatternHost):
 
     def open(self, spec: LiveSpec) -> LiveEngine:
         backend = FakeBackend()
-        return WindowEngine(backend, backend.prepare(spec.avatar), spec)
+        return tiny_engine(backend, backend.prepare(spec.avatar), spec)
 
 
 def engine(**settings: Any) -> WindowEngine:
     backend = FakeBackend()
     spec = LiveSpec(bundled_avatar(), 512, 0, LiveSettings(**settings))
-    return WindowEngine(backend, backend.prepare(bundled_avatar()), spec)
+    return tiny_engine(backend, backend.prepare(bundled_avatar()), spec)
 
 
 def frames_of(made: WindowEngine, n_steps: int) -> list[tuple[int, UInt8]]:
@@ -95,7 +94,7 @@ def test_a_session_shows_what_the_window_makes_of_the_same_steps() -> None:
     pairs = run(main())
     assert [call[0] for call in calls].count("rewind") >= 2
     backend = FakeBackend()
-    alone = RollingWindow(backend, backend.prepare(bundled_avatar()), size=256, seed=5, policy=LIVE)
+    alone = tiny_window(backend, backend.prepare(bundled_avatar()), size=256, seed=5, policy=LIVE)
     expected: list[tuple[int, int, UInt8]] = []
     for kind, epoch, index, pcm in calls:
         if kind == "rewind":
@@ -113,10 +112,10 @@ def test_a_session_shows_what_the_window_makes_of_the_same_steps() -> None:
 
 def test_long_windows_only_when_sound_waits_and_they_are_compiled() -> None:
     assert [n for n, _ in frames_of(engine(), 20)][:10] == [2, 2, *[4] * 8]
-    assert {n for n, _ in frames_of(engine(patient=False), 20)} == {LENGTHS[0]}
+    assert {n for n, _ in frames_of(engine(patient=False), 20)} == {LIVE.lengths[0]}
     cold = engine()
     cold._long_are_warm = lambda: False
-    assert {n for n, _ in frames_of(cold, 20)} == {LENGTHS[0]}
+    assert {n for n, _ in frames_of(cold, 20)} == {LIVE.lengths[0]}
 
 
 def test_small_pictures_are_delivered_at_the_size_that_was_asked_for() -> None:
@@ -130,13 +129,13 @@ def test_small_pictures_are_delivered_at_the_size_that_was_asked_for() -> None:
 def test_every_second_picture_is_mixed_of_its_neighbours() -> None:
     made = engine(sparse=True)
     calls: list[int] = []
-    paint = made._window.backend.paint
+    paint = made.generator.backend.paint
 
     def counting(avatar: Any, warped: Any, motion: Any) -> Any:
         calls.append(len(warped))
         return paint(avatar, warped, motion)
 
-    made._window.backend.paint = counting  # type: ignore[method-assign]
+    made.generator.backend.paint = counting  # type: ignore[method-assign]
     frames = [video for _, video in frames_of(made, 30)]
     assert set(calls) == {2} and len(frames) == 2 + 4 * (len(calls) - 1)
     full = [video for _, video in frames_of(engine(), 30)]
@@ -150,10 +149,10 @@ def test_settings_change_between_two_windows() -> None:
     made = engine()
     first = frames_of(made, 10)
     made.adjust(LiveSettings(Controls(9, 0.5), steps=3, small=True))
-    assert (made._window.controls, len(made._window.sampler.timesteps)) == (Controls(9, 0.5), 3)
+    assert (made.generator.controls, len(made.generator.sampler.timesteps)) == (Controls(9, 0.5), 3)
     second = frames_of(made, 10)
     made.adjust(LiveSettings())
-    assert len(made._window.sampler.timesteps) == 1
+    assert len(made.generator.sampler.timesteps) == 1
     assert all(video.shape == (512, 512, 3) for _, video in first + second + frames_of(made, 10))
 
 
@@ -175,7 +174,7 @@ def test_a_checkpoint_leaves_a_window_anywhere_and_nothing_of_it_is_kept() -> No
     backend = FakeBackend()
     guard: Checkpoint = checkpoint
     spec = LiveSpec(bundled_avatar(), 512)
-    made = WindowEngine(guarded_backend(backend, guard), backend.prepare(bundled_avatar()), spec)
+    made = tiny_engine(guarded_backend(backend, guard), backend.prepare(bundled_avatar()), spec)
     sound = syllables(12 * 0.04).reshape(-1, 640)
     for pcm in sound[:5]:
         made.push(pcm)

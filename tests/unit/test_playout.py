@@ -13,7 +13,7 @@ from virtual_time import run
 from emo_live.audio.utterance import SILENCE, SpeechQueue, Step
 from emo_live.engine import channel
 from emo_live.engine.live import LiveSettings
-from emo_live.engine.ring import N_FRAMES, N_STEPS, LaneMemory, new_memory, size_of
+from emo_live.engine.ring import N_STEPS, LaneMemory, new_memory, size_of
 from emo_live.engine.window import Controls
 from emo_live.errors import NotReadyError
 from emo_live.media.clock import MAX_LATE_S, MediaClock
@@ -22,6 +22,7 @@ from emo_live.media.pacer import Pacer
 from emo_live.media.playout import Playout
 from emo_live.types import STEP_S
 
+N_FRAMES = 8
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
 
@@ -183,8 +184,8 @@ def test_going_up_too_early_takes_longer_the_next_time() -> None:
 @pytest.fixture
 def memories() -> tuple[LaneMemory, LaneMemory]:
     """The same memory, mapped twice as two processes do."""
-    fd = new_memory(size_of((4, 4)))
-    pair = LaneMemory(fd, (4, 4)), LaneMemory(fd, (4, 4))
+    fd = new_memory(size_of((4, 4), N_FRAMES))
+    pair = LaneMemory(fd, (4, 4), N_FRAMES), LaneMemory(fd, (4, 4), N_FRAMES)
     os.close(fd)
     return pair
 

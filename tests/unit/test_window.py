@@ -12,10 +12,11 @@ from fakes import N_GESTURES, N_SHAPES, plain_prior
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES
 from emo_live.config import TINY
-from emo_live.engine import window as window_module
+from emo_live.engine import tiny as tiny_module
 from emo_live.engine.base import EngineFrame, Prepared, WindowInputs
 from emo_live.engine.motion_prior import FrameNoise, MotionPrior
-from emo_live.engine.window import HEARD_GAIN, LIVE, LOOK_AHEAD, OFFLINE, Controls, RollingWindow, WindowPolicy
+from emo_live.engine.tiny import HEARD_GAIN, LIVE, LOOK_AHEAD, OFFLINE, tiny_window
+from emo_live.engine.window import Controls, RollingWindow, WindowPolicy
 from emo_live.errors import BadInputError
 
 STEP = 640
@@ -74,7 +75,7 @@ class FakeBackend:
 
 
 class FakePictures:
-    shape = (16, 16)
+    shape = (512, 512)
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -88,15 +89,16 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pcm.shape == (LEFT_SAMPLES + CONTEXT_SAMPLES,)
         return pcm[LEFT_SAMPLES:].reshape(80, 320).mean(1)  # one value every 20 ms
 
-    monkeypatch.setattr(window_module, "log_mel", tokens)
-    monkeypatch.setattr(window_module, "PictureMaker", FakePictures)
+    monkeypatch.setattr(tiny_module, "log_mel", tokens)
+    monkeypatch.setattr(tiny_module, "PictureMaker", FakePictures)
+    monkeypatch.setattr(tiny_module, "_enlarged", lambda picture, shape: picture)
 
 
 def make(policy: WindowPolicy = OFFLINE, backend: FakeBackend | None = None, **options: Any) -> RollingWindow:
     backend = backend or FakeBackend()
     avatar, face = SimpleNamespace(), FakeFace(backend.moved)
     prepared = Prepared(avatar, np.zeros((512, 512, 3), np.uint8), (0, 0), face, {})  # type: ignore[arg-type]
-    return RollingWindow(backend, prepared, policy=policy, **options)  # type: ignore[arg-type]
+    return tiny_window(backend, prepared, policy=policy, **options)  # type: ignore[arg-type]
 
 
 def speech(steps: int, seed: int = 0) -> np.ndarray:
@@ -206,7 +208,7 @@ def test_head_motion_is_as_strong_as_it_is_asked_for(strength: float) -> None:
 def test_lids_that_are_drawn_half_closed_close(drawn: float, shown: float) -> None:
     backend = FakeBackend()
     backend.gestures = lambda noise, speed: np.full((4, 29), drawn, np.float32)  # type: ignore[method-assign]
-    gestures = make(WindowPolicy((4,)), backend)._gestures(0, 4)
+    gestures = make(WindowPolicy((4,)), backend).generator._gestures(0, 4)
     np.testing.assert_allclose(gestures[:, 9:11], shown, atol=1e-6)
     np.testing.assert_allclose(np.delete(gestures, [9, 10], 1), drawn)
 
@@ -252,7 +254,7 @@ def test_rewind_continues_from_what_was_shown() -> None:
     frames = shown + drive(window, other[:12])
     direct = make(WindowPolicy((4,)))
     assert [frame.index for frame in frames] == list(range(19))
-    backend = window.backend
+    backend = window.generator.backend
     assert isinstance(backend, FakeBackend)
     first_after = next(m for n, (_, m) in enumerate(backend.calls) if n == 5 - 1)
     assert np.array_equal(first_after, np.stack([shown[5].video, shown[6].video]))

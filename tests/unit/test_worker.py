@@ -11,9 +11,10 @@ import pytest
 from fakes import bundled_avatar
 
 from emo_live.engine.live import LiveSpec, PatternEngine, PatternHost
-from emo_live.engine.ring import N_FRAMES, LaneMemory, new_memory, size_of
+from emo_live.engine.ring import LaneMemory, new_memory, size_of
 from emo_live.engine.worker import StaleError, Worker, WorkerLane
 
+N_FRAMES = 8  # two long windows
 STEP = np.zeros(640, np.float32)
 
 
@@ -21,8 +22,8 @@ class Ends:
     """Both ends of a lane: `here` is the session's, `there` the engine's."""
 
     def __init__(self) -> None:
-        fd = new_memory(size_of((64, 64)))
-        self.here, self.there = LaneMemory(fd, (64, 64)), WorkerLane(LaneMemory(fd, (64, 64)))
+        fd = new_memory(size_of((64, 64), N_FRAMES))
+        self.here, self.there = LaneMemory(fd, (64, 64), N_FRAMES), WorkerLane(LaneMemory(fd, (64, 64), N_FRAMES))
         os.close(fd)
         self.there.engine = PatternEngine(64)
 

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from emo_live_server.auth import Principal
 from emo_live_server.depends import Caller, Shared, may
-from emo_live_server.settings import SIZES
 from emo_live_server.uploads import receive_portrait
 
 router = APIRouter(prefix="/v1", tags=["avatars"])
@@ -25,7 +24,7 @@ async def config(shared: Shared, caller: Caller) -> dict[str, Any]:
         "ice_servers": ice_servers(shared) if known else [],
         "relay_only": settings.relay_only,
         "default_avatar": shared.avatars.default,
-        "sizes": list(SIZES),
+        "sizes": list(settings.sizes),
         "size": settings.size,
         "voices": list(shared.voices),
         "greet": settings.greet,

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from emo_live.errors import BadInputError
 from emo_live_server.auth import Principal
 from emo_live_server.context import Context
 from emo_live_server.depends import Caller, Opened, Shared, limited, may
 from emo_live_server.live import Live
 from emo_live_server.problems import Problem
 from emo_live_server.sessions import Wish
-from emo_live_server.settings import SIZES
 from emo_live_server.sound import SoundFile
 from emo_live_server.uploads import receive_audio
 
@@ -62,8 +62,11 @@ async def create(
 
 async def begin(shared: Context, caller: Principal, wish: NewSession, *, viewer: bool = False) -> Live:
     """A warm session. Raises Problem: 404 no such avatar, 409 warming up, 422 no such size, 503 full."""
-    if wish.size is not None and wish.size not in SIZES:
-        raise Problem(422, f"size: possible are {' and '.join(map(str, SIZES))}", reason="bad_input")
+    if wish.size is not None:
+        try:
+            shared.settings.limits.check_size(wish.size)
+        except BadInputError as error:
+            raise Problem(422, str(error), reason="bad_input") from None
     name = shared.avatars.check(wish.avatar)
     await shared.sessions.admit()
     shared.check_ready()
