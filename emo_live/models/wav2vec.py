@@ -64,7 +64,7 @@ def newest(states: Tensor, frames: int) -> Tensor:
 
 def whole_frames(pcm: Float32, device: torch.device) -> Tensor:
     """(S,) -> (640 N,), N >= 1: cut at the old end, so that the newest frame ends where the sound ends."""
-    samples = torch.from_numpy(pcm).to(device, torch.float32)
+    samples = torch.tensor(pcm, dtype=torch.float32, device=device)  # a copy: what is given may be read-only
     if len(samples) < MODEL_STEP_SAMPLES:
         return F.pad(samples, (MODEL_STEP_SAMPLES - len(samples), 0))
     return samples[len(samples) % MODEL_STEP_SAMPLES :]

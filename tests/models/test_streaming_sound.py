@@ -52,6 +52,7 @@ def blocks(kind: str) -> int:
 def test_silence_and_very_short_sound(hearing: dict[str, SoundFeatures], kind: str, samples: int) -> None:
     hear, noise = hearing[kind], np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32)
     for sound in (noise, np.zeros(samples, np.float32)):
+        sound.flags.writeable = False  # as out of shared memory
         rows = hear(sound, 12)
         assert rows.shape == (12 * blocks(kind), 32) and rows.isfinite().all()
 
