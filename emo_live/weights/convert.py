@@ -91,9 +91,9 @@ def make_plans(published: Published, config: EmoConfig, origins: Origins, dtype:
 
 def check_target(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not overwrite:
-        raise BadInputError(f"'{target}' exists already: choose another --name or allow replacing it (--overwrite)")
+        raise BadInputError(f"'{target}' exists already: allow replacing it (--overwrite), or choose another --root")
     if target.exists() and not target.is_dir():
-        raise BadInputError(f"'{target}' is a file: choose another --name")
+        raise BadInputError(f"'{target}' is a file: choose another --root")
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
