@@ -109,7 +109,10 @@ def mini_call(model: LatentEmo, *, frames: int, side: int, batch: int = 1, seed:
         return torch.randn(shape, generator=generator)
 
     with torch.no_grad():
-        masks = tuple(tuple(draw(batch, (side >> level) ** 2).sigmoid() for _ in range(3)) for level in range(4))
+        masks = tuple(
+            tuple(draw(batch, (side >> level) ** 2).sigmoid() for _ in range(3))
+            for level in range(len(config.backbone.block_channels))
+        )
         region = draw(batch, config.locator.in_channels, 8 * side, 8 * side).sigmoid()
         portrait = model.prepare(draw(batch, 4, side, side), region, cast(Any, masks), draw(batch, 512))
         motion = model.motion_bank(draw(batch, 2, 4, side, side), portrait) if config.motion_frames else None

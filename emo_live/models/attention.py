@@ -1,7 +1,8 @@
 """The one place where attention is computed, and the layer that calls it.
 
-`attention` picks a kernel by name; all kernels compute the same function, which a test holds them to. It knows nothing
-of what attends to what: reference-attention, audio-attention and temporal attention are built on it.
+`attention` picks a kernel by name; all kernels compute the same function, which a test holds them to. Every layer has
+its own choice, so that models in one process do not disturb each other. It knows nothing of what attends to what:
+reference-attention, audio-attention and temporal attention are built on it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emo_live.errors import NotSupportedError
+from emo_live.errors import BadInputError, NotSupportedError
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v: (B, heads, L, D / heads) -> like q
 
@@ -26,14 +27,17 @@ def _matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return weights @ v
 
 
-def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _memory_efficient() -> Kernel:
     try:
         from xformers.ops import memory_efficient_attention
     except ModuleNotFoundError as error:
         raise NotSupportedError('attention kernel "xformers" needs: pip install xformers') from error
+    kernel: Kernel = memory_efficient_attention
+    return kernel
 
-    out: Tensor = memory_efficient_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-    return out.transpose(1, 2)
+
+def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return _memory_efficient()(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
 
 KERNELS: dict[str, Kernel] = {"sdpa": _sdpa, "matmul": _matmul, "xformers": _xformers}
@@ -52,10 +56,9 @@ class Attention(nn.Module):
     context: one row of it serves as many neighbouring rows of x as there are for it (the reference, for every frame).
     """
 
-    kernel = "sdpa"
-
     def __init__(self, width: int, heads: int, context_width: int | None = None):
         super().__init__()
+        self.kernel = "sdpa"
         self.heads = heads
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(context_width or width, width, bias=False)
@@ -70,6 +73,17 @@ class Attention(nn.Module):
             v = torch.cat([v, repeat_rows(self.to_v(extra), v.shape[0])], 1)
         out: Tensor = self.to_out[0](attention(self.to_q(x), k, v, self.heads, self.kernel))
         return out
+
+
+def choose_kernel(model: nn.Module, kernel: str) -> None:
+    """All attention layers of a model use this kernel from now on. Raises BadInputError and NotSupportedError."""
+    if kernel not in KERNELS:
+        raise BadInputError(f'unknown attention kernel "{kernel}": choose one of {", ".join(KERNELS)}')
+    if kernel == "xformers":
+        _memory_efficient()  # says what is missing now, not in the first window
+    for layer in model.modules():
+        if isinstance(layer, Attention):
+            layer.kernel = kernel
 
 
 def repeat_rows(x: Tensor, rows: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from emo_live.config import TINY
 from emo_live.engine.tiny_graphs import GRAPHS, bank_inputs
-from emo_live.models.attention import Attention
+from emo_live.models.attention import choose_kernel
 from emo_live.models.audio import WhisperEncoder
 from emo_live.models.emo import Portrait, TinyEmo
 from emo_live.models.gestures import Gestures
@@ -223,7 +223,7 @@ def write_model(trained: Trained, out: Path, facts: dict[str, Any]) -> None:
     kept = unpack_state(packed)
     for prefix, module in trained.modules().items():
         module.load_state_dict(part_of(kept, prefix), strict=False)
-    kernel, Attention.kernel = Attention.kernel, "sdpa"
+    choose_kernel(trained.emo, "sdpa")  # one node of a graph; training on a CPU may have chosen another
     hear: Part = (Hear(trained.whisper), {"mel": torch.zeros(1, 80, 2 * TINY.whisper.tokens)})
     neighbours = TINY.emo.audio_projection.frames - 1
     sound = torch.zeros((6 + neighbours) * TINY.emo.audio_projection.blocks, TINY.whisper.width)
@@ -233,7 +233,6 @@ def write_model(trained: Trained, out: Path, facts: dict[str, Any]) -> None:
     parts = {"hear": hear, "shapes": shapes, "gestures": draw, **example_inputs(trained.emo, trained.autoencoder, 6)}
     for name, part in parts.items():
         write_graph(name, part, out)
-    Attention.kernel = kernel
     shutil.copyfile(trained.prior, out / "prior.npz")
     files = [f"{name}.{end}" for name in GRAPHS for end in ("xml", "bin")] + ["prior.npz", "weights.safetensors"]
     hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in files}

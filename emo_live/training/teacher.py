@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from emo_live.config import TinyConfig
 from emo_live.engine.motion_prior import MotionPrior
-from emo_live.models.attention import Attention
+from emo_live.models.attention import choose_kernel
 from emo_live.models.emo import TinyEmo
 from emo_live.models.hearing import HEARD, Hearing
 from emo_live.training.prior import PriorLayer
@@ -22,7 +22,8 @@ Batch = dict[str, Tensor]
 def start_from(model: Teacher, runs: list[Path]) -> torch.device:
     """Takes the weights of runs, in this order, each of what it trained, and moves the model to where it will train."""
     device = pick_device()
-    Attention.kernel = "matmul" if device.type == "cpu" else "sdpa"  # the fused CPU kernel is slow on short sequences
+    if device.type == "cpu":
+        choose_kernel(model, "matmul")  # the fused CPU kernel is slow on short sequences
     for run in runs:
         load_weights(model, run)
     channels_last(model.to(device))

@@ -9,10 +9,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from mini_checkpoint import MINI_CONFIGS, mini_call
 from torch import Tensor, nn
 
-from emo_live.errors import NotSupportedError
-from emo_live.models.attention import KERNELS, Attention, attention, repeat_rows
+from emo_live.errors import BadInputError, NotSupportedError
+from emo_live.models.attention import KERNELS, Attention, attention, choose_kernel, repeat_rows
+from emo_live.models.backbone import Backbone
+from emo_live.models.latent_emo import LatentEmo
+from emo_live.weights.manifest import Model
 
 Draw = Callable[..., Tensor]
 Randomised = Callable[[nn.Module], nn.Module]
@@ -64,14 +68,48 @@ def test_xformers_gets_the_layout_it_documents(draw: Draw, monkeypatch: pytest.M
 def test_missing_xformers_says_what_to_install(draw: Draw) -> None:
     with pytest.raises(NotSupportedError, match="pip install xformers"):
         attention(*(draw(1, 2, 8) for _ in range(3)), heads=2, kernel="xformers")
+    with pytest.raises(NotSupportedError, match="pip install xformers"):
+        choose_kernel(Attention(8, 2), "xformers")
 
 
 def test_the_layer_uses_the_kernel_it_is_told(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
     monkeypatch.setitem(KERNELS, "spy", lambda q, k, v: used.append(q.shape) or q)
-    monkeypatch.setattr(Attention, "kernel", "spy")
-    Attention(8, 2)(draw(3, 5, 8))
+    layer = Attention(8, 2)
+    choose_kernel(layer, "spy")
+    layer(draw(3, 5, 8))
     assert used == [(3, 2, 5, 4)]
+
+
+def test_models_in_one_process_keep_their_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All layers of one, none of the other's, whichever was chosen last; layers made later have the usual one."""
+    monkeypatch.setitem(sys.modules, "xformers", types.ModuleType("xformers"))
+    ops = types.ModuleType("xformers.ops")
+    ops.memory_efficient_attention = None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    config = MINI_CONFIGS["hallo"].backbone
+    first, second = Backbone(config), Backbone(config)
+    choose_kernel(first, "xformers")
+    choose_kernel(second, "matmul")
+    kernels = [{x.kernel for x in model.modules() if isinstance(x, Attention)} for model in (first, second)]
+    assert kernels == [{"xformers"}, {"matmul"}]
+    assert Attention(8, 2).kernel == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["hallo", "echomimic"])
+def test_a_whole_denoiser_is_the_same_with_every_kernel(draw: Draw, randomised: Randomised, name: Model) -> None:
+    model = LatentEmo(MINI_CONFIGS[name])
+    randomised(model)
+    outs = []
+    for kernel in ("sdpa", "matmul"):
+        choose_kernel(model, kernel)
+        outs.append(model.velocity(*mini_call(model, frames=2, side=16)))
+    torch.testing.assert_close(outs[0], outs[1], rtol=0, atol=2e-5)
+
+
+def test_unknown_kernel_is_refused() -> None:
+    with pytest.raises(BadInputError, match='unknown attention kernel "flash": choose one of sdpa, matmul, xformers'):
+        choose_kernel(Attention(8, 2), "flash")
 
 
 @pytest.mark.parametrize("rows", [1, 2, 6])
