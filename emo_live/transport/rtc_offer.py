@@ -128,10 +128,13 @@ def _attributes(lines: list[str]) -> dict[str, list[str]]:
 def _complete_bundles(session: list[str], sections: list[_Section]) -> None:
     """Sections that are bundle-only (port 0 without being given up) say what the first one of their bundle says."""
     for group in _bundles(session):
-        named = [section for section in sections if section.first("mid") in group]
-        first = next((section for section in named if section.first("mid") == group[0]), None)
-        for section in named if first is not None else ():
-            if "bundle-only" in section.attributes:
+        named = {section.first("mid"): section for section in sections}
+        first = named.get(group[0])
+        if first is None:
+            continue
+        for mid in group[1:]:
+            section = named.get(mid)
+            if section is not None and "bundle-only" in section.attributes:
                 media, port, *rest = section.lines[0].split()
                 section.lines[0] = " ".join([media, "9" if port == "0" else port, *rest])
                 for name in _TRANSPORT:

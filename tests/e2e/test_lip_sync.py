@@ -6,13 +6,14 @@ asserted is the difference, and a busy machine gets three attempts: a skew would
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
 from emo_live_server.browser_bench.chromium import SETTLING_S, Summary, begin_watching, launched, missing, summarize
 from emo_live_server.browser_bench.processes import Server
-from emo_live_server.browser_bench.run import reference, serving, whep_address
+from emo_live_server.browser_bench.run import losing, reference, serving, whep_address
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"needs {missing()}")
 
@@ -21,11 +22,13 @@ ALLOWED_MS = 45.0  # ITU-R BT.1359: people notice sound that is 45 ms early
 ATTEMPTS = 3
 
 
-@pytest.fixture(scope="module")
-def senders() -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module", params=[0.0, 2.0], ids=["all-packets", "2-percent-lost"])
+def senders(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """Addresses by name."""
     with serving("pattern", 256) as ours, reference(256) as ideal, reference(256, SKEW_MS) as bad:
-        yield {"ours": whep_address(ours), "ideal": _whep(ideal), "bad": _whep(bad)}
+        addresses = {"ours": whep_address(ours), "ideal": _whep(ideal), "bad": _whep(bad)}
+        with contextlib.ExitStack() as stack:
+            yield {name: stack.enter_context(losing(whep, request.param)) for name, whep in addresses.items()}
 
 
 def _whep(server: Server) -> str:

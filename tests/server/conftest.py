@@ -16,7 +16,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
 
     async def limited() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300 if pyfuncitem.get_closest_marker("slow") else 30):
             await pyfuncitem.obj(**arguments)
 
     asyncio.run(limited())

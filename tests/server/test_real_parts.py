@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from websockets.asyncio.client import connect
 
 from emo_live import samples
 from emo_live.engine.test_pattern import read_index
+from emo_live.hardware import process_rss_bytes, return_freed_memory
 from emo_live_server.app import create_app
 from emo_live_server.run import Server
 from emo_live_server.settings import load
@@ -113,10 +115,13 @@ async def test_broken_offers_get_their_status() -> None:
         assert context.rtc.peers == set()
 
 
-async def test_viewers_and_interrupts_leave_nothing_behind() -> None:
-    async with serving(rate_create="1000/minute") as (client, context):
+@pytest.mark.parametrize(("viewers", "interrupts"), [(4, 20), pytest.param(50, 200, marks=pytest.mark.slow)])
+async def test_viewers_and_interrupts_leave_nothing_behind(viewers: int, interrupts: int) -> None:
+    async with serving(rate_create="1000/minute", rate_speech="1000/minute") as (client, context):
         left: list[tuple[int, int]] = []
-        for goodbye_first in (True, False, True, False):
+        rss_bytes: list[int] = []
+        for number in range(viewers):
+            goodbye_first = number % 2 == 0
             viewer = Viewer()
             location = (await viewer.watch(client, "/whep/default")).headers["location"]
             await until(lambda viewer=viewer: len(viewer.indices) > 2, 15)  # type: ignore[misc]
@@ -126,13 +131,18 @@ async def test_viewers_and_interrupts_leave_nothing_behind() -> None:
             assert (await client.delete(location)).status_code == 200
             await until(lambda: len(context.sessions) == 0 and not context.rtc.peers, 10)
             left.append((len(os.listdir("/dev/fd")), len(asyncio.all_tasks())))
+            return_freed_memory()  # what is counted is in use
+            rss_bytes.append(process_rss_bytes(os.getpid()) or 0)
         assert left[-1] <= left[0]
+        assert rss_bytes[-1] - rss_bytes[viewers // 2] < 10_000_000, "memory does not grow"
         session = f"/v1/sessions/{(await client.post('/v1/sessions')).json()['id']}"
-        for _ in range(20):
+        threads = threading.active_count()
+        for _ in range(interrupts):
             assert (await client.post(f"{session}/audio", content=samples.greeting().read_bytes())).status_code == 202
             assert (await client.post(f"{session}/interrupt")).json()["heard_ms"] < 400
         assert (await client.delete(session)).status_code == 200
         await until(lambda: len(asyncio.all_tasks()) <= left[0][1], 10)
+        assert len(os.listdir("/dev/fd")) <= left[0][0] and threading.active_count() <= threads + 4
 
 
 async def test_the_example_of_the_websocket(repository: Path, tmp_path: Path) -> None:

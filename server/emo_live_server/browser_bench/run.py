@@ -5,10 +5,11 @@ All three in one run, because how a browser on this machine delays sound against
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from threading import Event, Thread
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CONTROL_SKEW_MS = 150.0
 OFFSET_S = SETTLING_S + 14.0  # watched for each offset
 _REFERENCE = "emo_live_server.browser_bench.reference"
+_LOSSY = "emo_live_server.browser_bench.lossy"
 _TEXT = "This sentence is spoken again and again, so that the face has something to do while its pictures are counted."
 _EVERY_S = 9.0  # about as long as the text takes to speak, and two seconds of rest
 
@@ -75,13 +77,24 @@ class BrowserReport:
         return asdict(self)
 
 
-def measure(*, seconds: float, size: int, progress: Callable[[str], None] = lambda watched: None) -> BrowserReport:
-    """seconds: how long the speaking model is watched. progress: called with what is watched next."""
+def measure(
+    *, seconds: float, size: int, loss_percent: float = 0.0, progress: Callable[[str], None] = lambda watched: None
+) -> BrowserReport:
+    """seconds: how long the speaking model is watched. progress: called with what is watched next.
+
+    loss_percent: of packets, in a second look at the ideal sender and at emo_live, which are compared with each other.
+    """
     senders: dict[str, Callable[[Browser], Summary]] = {
         "ideal": lambda browser: view_reference(browser, size=size),
         f"bad, {CONTROL_SKEW_MS:.0f} ms": lambda browser: view_reference(browser, size=size, skew_ms=CONTROL_SKEW_MS),
         "emo_live": lambda browser: view_pattern(browser, size=size),
     }
+    if loss_percent:
+        ideal = f"ideal, {loss_percent:g} % lost"
+        senders[ideal] = lambda browser: view_reference(browser, size=size, loss_percent=loss_percent)
+        senders[f"emo_live, {loss_percent:g} % lost"] = lambda browser: view_pattern(
+            browser, size=size, loss_percent=loss_percent
+        )
     found: dict[str, Summary] = {}
     with launched() as browser:
         for name, look in senders.items():
@@ -89,7 +102,10 @@ def measure(*, seconds: float, size: int, progress: Callable[[str], None] = lamb
             found[name] = look(browser)
         progress(f"the speaking model for {seconds:.0f} s")
         live = view_live(browser, seconds=seconds, size=size)
-    rows = tuple(_offset_row(name, summary, found["ideal"]) for name, summary in found.items())
+    rows = tuple(
+        _offset_row(name, summary, found[ideal if loss_percent and name.endswith("lost") else "ideal"])
+        for name, summary in found.items()
+    )
     return BrowserReport(describe(), size, rows, (live,))
 
 
@@ -105,15 +121,26 @@ def whep_address(server: Server) -> str:
         return f"{server.url}/whep/{json.load(reply)['default_avatar']}"
 
 
-def view_reference(browser: Browser, *, size: int, skew_ms: float = 0.0) -> Summary:
-    with reference(size, skew_ms) as server:
-        return summarize(watch(browser, f"{server.url}/whep", seconds=OFFSET_S))
+@contextlib.contextmanager
+def losing(whep: str, percent: float) -> Iterator[str]:
+    """The same WHEP address through a network that loses packets; the address itself for 0 percent."""
+    if not percent:
+        yield whep
+        return
+    port = free_port()
+    with running(_LOSSY, str(port), whep, str(percent), port=port) as path:
+        yield f"{path.url}/whep"
 
 
-def view_pattern(browser: Browser, *, size: int) -> Summary:
+def view_reference(browser: Browser, *, size: int, skew_ms: float = 0.0, loss_percent: float = 0.0) -> Summary:
+    with reference(size, skew_ms) as server, losing(f"{server.url}/whep", loss_percent) as whep:
+        return summarize(watch(browser, whep, seconds=OFFSET_S))
+
+
+def view_pattern(browser: Browser, *, size: int, loss_percent: float = 0.0) -> Summary:
     """Flash and beep through the whole of emo_live: session, playout, pacer, encoder, WHEP."""
-    with serving("pattern", size) as server:
-        return summarize(watch(browser, whep_address(server), seconds=OFFSET_S))
+    with serving("pattern", size) as server, losing(whep_address(server), loss_percent) as whep:
+        return summarize(watch(browser, whep, seconds=OFFSET_S))
 
 
 def view_live(browser: Browser, *, seconds: float, size: int) -> LiveRow:
