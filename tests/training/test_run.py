@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from emo_live.errors import BadInputError
 from emo_live.training import run as running
 from emo_live.training.run import Budget, Ema, Muon, Run, autocast, load_weights, optimizers, orthogonal
 
@@ -89,6 +92,57 @@ def test_resumed_is_as_if_never_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     assert broken["step"] == STEPS
     for part in ("module", "ema", "ema_steps", "trained", "optims"):
         assert same(whole[part], broken[part]), part
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
+    def draw() -> tuple[float, ...]:
+        return float(torch.rand(())), random.random(), float(np.random.rand()), float(np.random.randn())
+
+    run = started(tmp_path, Small())
+    run.save()
+    wanted = draw()
+    torch.manual_seed(77)
+    random.seed(77)
+    np.random.seed(77)
+    started(tmp_path, Small())
+    assert draw() == wanted
+
+
+def test_what_else_changes_is_saved_beside(tmp_path: Path) -> None:
+    def run_with(seed: int) -> tuple[Run, Small]:
+        module, other = Small(), Small(seed)
+        optims = optimizers(module, 0.02, 0.01)
+        return Run(tmp_path, module, optims, BUDGET, ema=0.9, beside={"other": other}), other
+
+    run, other = run_with(3)
+    run.save()
+    assert same(run_with(4)[1].state_dict(), other.state_dict())
+
+
+def test_weights_alone_are_no_run(tmp_path: Path) -> None:
+    torch.save({"ema": Small().state_dict(), "trained": []}, tmp_path / "state.pt")
+    with pytest.raises(BadInputError, match="weights only"):
+        started(tmp_path, Small())
+
+
+def test_a_run_of_another_model(tmp_path: Path) -> None:
+    started(tmp_path, Small()).save()
+    module = Small()
+    module.more = nn.Linear(2, 2)
+    with pytest.raises(BadInputError, match="another model"):
+        started(tmp_path, module)
+
+
+def test_frozen_weights_are_not_saved(tmp_path: Path) -> None:
+    """They are most of a large model."""
+    module = Small()
+    module.conv_in.requires_grad_(False)
+    train(started(tmp_path, module))
+    state = saved(tmp_path)
+    assert not any(name.startswith("conv_in") for part in ("module", "ema") for name in state[part])
+    module = Small()
+    module.conv_in.requires_grad_(False)
+    assert started(tmp_path, module).step == STEPS
 
 
 def test_training_changes_and_lowers(tmp_path: Path) -> None:

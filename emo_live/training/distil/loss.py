@@ -15,8 +15,8 @@ from emo_live.training.run import autocast
 
 
 def spread_rows(size: int, share: float) -> Tensor:
-    """(size,) bool: a share of the rows, evenly among them."""
-    rows = torch.arange(size + 1) * share
+    """(size,) bool: a share of the rows, evenly among them; what is no whole row is left to chance."""
+    rows = torch.arange(size + 1) * share + torch.rand(())
     return rows[1:].floor() > rows[:-1].floor()
 
 

@@ -60,7 +60,7 @@ def run_phases(course: Course, out: Path, budget: Budget, device: torch.device) 
         folder = out if last else out / phase.name
         torch.manual_seed(budget.seed)
         if phase.low_rank:
-            add_low_rank(course.network, phase.low_rank)
+            add_low_rank(course.network.denoising_unet, phase.low_rank)
         select(course.network, phase)
         matching = new_matching(course, teacher, phase) if phase.matching else None
         optims, beside = optimizers(course.network, *phase.rates), matching.beside if matching else {}
