@@ -51,10 +51,10 @@ def _default_speaker() -> HibariSpeaker:
 class AvatarSession:
     """One live conversation with one avatar: an async context manager, warmed before it is entered.
 
-    engine: "tiny", published weights ("hallo", ... or PublishedOptions), "pattern" (flash and beep), or a factory. size:
-    256 or 512 px, of published weights any multiple of 64. seed: another one gives another performance. steps: None is
-    the engine's usual. speaker: for `say` (None: hibari, offline). pool: shares its engine with other sessions (None:
-    one of its own). Raises BadInputError; entering also NotReadyError if it is full, EngineError if it cannot start.
+    engine: "tiny", published weights ("hallo", ... or PublishedOptions), "pattern" (flash and beep), or a factory.
+    size: 256 or 512 px, of published weights any multiple of 64. seed: another one gives another performance. steps:
+    None is the engine's usual. speaker: for `say` (None: hibari, offline). pool: shares its engine with other sessions.
+    Raises BadInputError; entering also NotReadyError if it is full, EngineError if it cannot start.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ def generator(
 
 
 def window(generator: LatentGenerator, *lengths: int) -> RollingWindow:
-    return RollingWindow(generator, WindowPolicy(lengths or (4,)))
+    return RollingWindow(generator, WindowPolicy(lengths or (2,)))
 
 
 def speech(steps: int) -> np.ndarray:

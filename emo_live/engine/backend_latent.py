@@ -23,7 +23,8 @@ from emo_live.config import EmoConfig
 from emo_live.engine.face_regions import face_regions
 from emo_live.engine.published import PublishedOptions, longest_window
 from emo_live.errors import BadInputError, EngineError
-from emo_live.models.attention import Attention
+from emo_live.models.attention import choose_kernel
+from emo_live.models.compiled import Compiled, Mode
 from emo_live.models.emo import Portrait
 from emo_live.models.latent_emo import LatentEmo
 from emo_live.models.memory import memory_need
@@ -37,7 +38,10 @@ DECODED_TOGETHER = 4  # pictures: of 512 px the VAE needs 1.6 GB for them in hal
 
 
 class LatentBackend:
-    """checkpoint: called before every piece of work. Raises BadInputError where device or memory do not suffice."""
+    """checkpoint: called before every piece of work; compiled: says how the denoiser runs, and why.
+
+    Raises BadInputError where device or memory do not suffice.
+    """
 
     def __init__(
         self, folder: ModelFolder, options: PublishedOptions, *, live: bool, size_px: int, threads: int | None = None
@@ -53,10 +57,10 @@ class LatentBackend:
             torch.set_num_threads(threads)
         with memory_hint():
             self.model = load_model(folder.emo, folder.config, self.device, self.dtype)
-            for module in self.model.modules():
-                if isinstance(module, Attention):
-                    module.kernel = options.attention
+            choose_kernel(self.model, options.attention)
             self.hear = streaming_features(folder.sound, folder.config, self.device, torch.float32)
+            modes: dict[bool | None, Mode] = {None: "auto" if live else "eager", True: "compile+graphs", False: "eager"}
+            self.compiled = Compiled(self.model.velocity, self.device, modes[options.compile])
             self.codec = load_codec(folder, codec, self.device, self.dtype)
 
     @torch.inference_mode()
@@ -119,7 +123,7 @@ class LatentBackend:
         rows = len(portrait.code)
         x = noisy.to(self.dtype).expand(rows, *noisy.shape)
         times = torch.full((rows, len(noisy)), timestep, device=self.device)
-        v = self.model.velocity(x, times, portrait, motion, audio, speed, scales).float()
+        v = self.compiled(x, times, portrait, motion, audio, speed, scales).float()
         return v[0] if rows == 1 else guided(v[0], v[1], self.guidance)
 
     @torch.inference_mode()
@@ -137,7 +141,7 @@ class LatentBackend:
 
     def close(self) -> None:
         """Frees the weights; may be called twice."""
-        self.model = self.codec = self.hear = None  # type: ignore[assignment]
+        self.model = self.compiled = self.codec = self.hear = None  # type: ignore[assignment]
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
