@@ -199,9 +199,10 @@ class Run:
             raise BadInputError(
                 f"{self.folder} holds weights only, no run to go on with: rename it, and start from it if you like"
             )
+        frozen = self._frozen()
         for module, name in ((self.module, "module"), (self.ema.module, "ema")):  # what is frozen was not saved
             wrong = module.load_state_dict(state[name], strict=False)
-            if wrong.unexpected_keys or set(wrong.missing_keys) - self._frozen:
+            if wrong.unexpected_keys or set(wrong.missing_keys) - frozen:
                 raise BadInputError(f"{self.folder} is a run of another model or phase: give another folder")
         self.ema.steps, self.step, self.used_s = state["ema_steps"], state["step"], state["used_s"]
         for optim, saved in zip(self.optims, state["optims"], strict=True):
@@ -211,14 +212,14 @@ class Run:
         if "random" in state:
             set_random_state(state["random"])
 
-    @property
     def _frozen(self) -> set[str]:
         """Weights that others have: they are large, and stay as they came."""
         return {name for name, p in self.module.named_parameters() if not p.requires_grad}
 
     def save(self) -> None:
         part = self.folder / "state.pt.part"
-        trained = [name for name in self.module.state_dict() if name not in self._frozen]
+        frozen = self._frozen()
+        trained = [name for name in self.module.state_dict() if name not in frozen]
         module, ema = self.module.state_dict(), self.ema.module.state_dict()
         state = {
             "module": {name: module[name] for name in trained},
