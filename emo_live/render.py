@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from emo_live.engine.published import (
     RenderWish,
     published_engine,
 )
-from emo_live.engine.tiny import OFFLINE, tiny_window
+from emo_live.engine.tiny import OFFLINE, SIDE_BY_SIDE, tiny_window
 from emo_live.engine.window import DEFAULT_SPEED, Controls, RollingWindow
 from emo_live.errors import BadInputError
 from emo_live.face.portrait import PictureSource
@@ -146,8 +147,10 @@ async def render(
         raise
 
 
-def window_of(backend: Backend, avatar: Avatar, options: RenderOptions) -> RollingWindow:
-    """An engine on any backend, as the options of a rendering want it."""
+def window_of(
+    backend: Backend, avatar: Avatar, options: RenderOptions, painter: Executor | None = None
+) -> RollingWindow:
+    """An engine on any backend, as the options of a rendering want it. painter: makes the pictures beside it."""
     return tiny_window(
         backend,
         backend.prepare(avatar),
@@ -156,6 +159,8 @@ def window_of(backend: Backend, avatar: Avatar, options: RenderOptions) -> Rolli
         seed=options.seed,
         steps=options.n_steps,
         controls=options.controls,
+        painter=painter,
+        policy=OFFLINE if painter is None else SIDE_BY_SIDE,
     )
 
 
@@ -173,12 +178,16 @@ def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
     """The shipped model on OpenVINO: compiles in the background while the caller looks for the face."""
     from emo_live.engine.backend_openvino import OpenVinoBackend
 
-    # More than two gain nothing on a model of this size; a container's quota may leave less.
+    # Motion on one thread and pictures on another: two threads for one after the other would wait for each other.
     threads = options.threads or max(1, min(2, int(hardware.cpu().usable_cores)))
-    backend = OpenVinoBackend(threads=threads)
+    backend = OpenVinoBackend(threads=max(1, threads // 2))
     try:
         backend.warm(OFFLINE.lengths)
-        yield lambda avatar: window_of(backend, avatar, options)
+        if threads == 1:
+            yield lambda avatar: window_of(backend, avatar, options)
+        else:
+            with ThreadPoolExecutor(1, thread_name_prefix="emo-live-pictures") as painter:
+                yield lambda avatar: window_of(backend, avatar, options, painter)
     finally:
         backend.close()
 

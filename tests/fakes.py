@@ -15,7 +15,7 @@ import numpy as np
 
 from emo_live import samples
 from emo_live.avatar import Avatar
-from emo_live.config import POSE, TINY
+from emo_live.config import LIDS, POSE, TINY
 from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.motion_prior import FaceMotion, MotionPrior, raw_traits, readout_of
 from emo_live.engine.pictures import FLOW_SIZE, MOUTH_SIZE, mouth_origin
@@ -25,7 +25,7 @@ from emo_live.types import FPS, Float32, UInt8
 
 PORTRAIT = samples.portrait()
 LATENT = (TINY.autoencoder.latent_channels, TINY.autoencoder.latent_size, TINY.autoencoder.latent_size)
-N_SHAPES, N_GESTURES = 3, 2 + POSE
+N_SHAPES, N_GESTURES = 3, LIDS.stop + POSE
 N_TRAITS = len(raw_traits(np.zeros((478, 2), np.float32)))
 
 

@@ -1,4 +1,4 @@
-"""From motion latents to pictures: decode the flow, move the portrait's own pixels, paint the mouth.
+"""From motion latents to pictures: decode the flow, fold the lids, move the portrait's own pixels, paint the mouth.
 
 Flow is decoded at 128 px and enlarged linearly; the mouth is always painted at the resolution of the 512 px portrait. A
 canvas puts both on a square of 256 or 512 px, or on the whole picture.
@@ -14,6 +14,7 @@ from emo_live.engine.base import Backend, Prepared
 from emo_live.engine.limits import TINY_LIMITS
 from emo_live.errors import EngineError
 from emo_live.media.image import FullFrame
+from emo_live.media.lids import LidFold
 from emo_live.media.warp import Mover, enlarge
 from emo_live.types import Float32, UInt8
 
@@ -34,8 +35,8 @@ class PictureMaker:
         self.shape = self._canvas.shape
         self._mouth = _mouth_mover(avatar)
 
-    def make(self, latents: Float32) -> list[UInt8]:
-        """(T, 16, 16, 16) -> T pictures (H, W, 3) uint8 RGB."""
+    def make(self, latents: Float32, lids: Float32 | None = None) -> list[UInt8]:
+        """(T, 16, 16, 16), (T, 2) how far left and right lid are closed (None: open) -> T pictures (H, W, 3) uint8."""
         motion = self.backend.motion(self.avatar, latents)
         if not np.isfinite(motion).all():
             raise EngineError("the model gave motion that is not a number: try another seed, and report this")
@@ -45,8 +46,8 @@ class PictureMaker:
         painted = self.backend.paint(
             self.avatar, _to_model(squares), np.ascontiguousarray(motion[:, :, y : y + cells, x : x + cells])
         )
-        frames = zip(motion[:, :2], squares, painted, strict=True)
-        return [self._canvas.draw(flow, square, paint) for flow, square, paint in frames]
+        lids = np.zeros((len(latents), 2), np.float32) if lids is None else lids
+        return [self._canvas.draw(*frame) for frame in zip(motion[:, :2], squares, painted, lids, strict=True)]
 
     def _move_mouth(self, flow: Float32, x: int, y: int, cells: int) -> UInt8:
         """The mouth's square (144, 144, 3) of the moved portrait at 512 px."""
@@ -64,12 +65,15 @@ class _Square:
         self.shape = (size, size)
         self._scale = PORTRAIT_SIZE // size
         self._mover = Mover(_reduced(avatar.portrait, self._scale))
+        self._lids = LidFold(avatar.avatar.landmarks, size)
         self._origin = avatar.mouth_origin
 
-    def draw(self, flow: Float32, square: UInt8, paint: Float32) -> UInt8:
+    def draw(self, flow: Float32, square: UInt8, paint: Float32, lids: Float32) -> UInt8:
         """flow: (2, 128, 128) px of 128; square: (144, 144, 3), the moved mouth at 512 px; paint: (4, 144, 144)."""
         size, scale = self.shape[0], self._scale
-        picture = self._mover(enlarge(flow * np.float32(size / FLOW_SIZE), size, size))
+        fine = enlarge(flow * np.float32(size / FLOW_SIZE), size, size)
+        self._lids(fine, lids)
+        picture = self._mover(fine)
         colour = (paint[:3].transpose(1, 2, 0) + 1) * np.float32(127.5)
         mixed = np.clip(square + paint[3][:, :, None] * (colour - square) + np.float32(0.5), 0, 255).astype(np.uint8)
         x, y = (v // scale for v in self._origin)
@@ -85,9 +89,9 @@ class _Whole:
         self._frame = FullFrame(avatar.avatar, avatar.mouth_origin, MOUTH_SIZE)
         self.shape = self._frame.shape
 
-    def draw(self, flow: Float32, square: UInt8, paint: Float32) -> UInt8:
+    def draw(self, flow: Float32, square: UInt8, paint: Float32, lids: Float32) -> UInt8:
         """As `_Square.draw`, without the square: the mouth is moved at the picture's own resolution."""
-        return self._frame.draw(flow, paint)
+        return self._frame.draw(flow, paint, lids)
 
 
 def mouth_origin(points: np.ndarray) -> tuple[int, int]:

@@ -6,7 +6,9 @@ Written once for both of its backends; tensors are float32 numpy here. Its host 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +23,7 @@ from emo_live.engine.live import SMALL_PX, Checkpoint, LiveEngine, LiveSettings,
 from emo_live.engine.motion_prior import FrameNoise, GestureNoise
 from emo_live.engine.pictures import PictureMaker
 from emo_live.engine.schedule import FewStepSampler
-from emo_live.engine.window import Controls, Latent, NextWindow, PicturesTaken, RollingWindow, WindowPolicy
+from emo_live.engine.window import Controls, NextWindow, PicturesTaken, RollingWindow, WindowPolicy
 from emo_live.types import Float32, UInt8
 
 LOOK_AHEAD = TINY.emo.audio_look_ahead
@@ -29,15 +31,24 @@ NEIGHBOURS = TINY.emo.audio_projection.frames // 2
 MOTION_FRAMES = TINY.emo.motion_frames
 NOISE = np.float32(0.5)  # of its full strength: the student has learnt what is likeliest, whatever the noise
 # What is heard is a mean over all that could be meant, and lids that are drawn are rounded off: both move too little.
-HEARD_GAIN = np.float32(1.2)
-LIDS_GAIN, LIDS_CLOSED = np.float32(1.6), np.float32(0.9)
+HEARD_GAIN, LIDS_GAIN = np.float32(1.2), np.float32(1.5)
 OFFLINE = WindowPolicy((8,))  # all the sound is there: nobody waits for the first frame
+SIDE_BY_SIDE = WindowPolicy((8,), beside=1)  # pictures of a window are made while the next one is generated
 LIVE = WindowPolicy((2, 4))
 _KEPT_AVATARS = 8  # prepared ones, some MB each
 
 
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """Of one frame. latents: (C, h, w); lids: (2,) how far left and right lid are closed, 0..1."""
+
+    latents: Float32
+    lids: Float32
+
+
 class TinyGenerator:
-    """One session. size: 256 or 512 px; full_frame: the whole picture instead, at its own size."""
+    """One session. size: 256 or 512 px; full_frame: the whole picture instead, at its own size. painter: makes the
+    pictures (None: whoever asks for them)."""
 
     carried, look_ahead, context_samples = MOTION_FRAMES, LOOK_AHEAD, LEFT_SAMPLES + CONTEXT_SAMPLES
 
@@ -51,8 +62,9 @@ class TinyGenerator:
         seed: int = 0,
         steps: int = TINY_LIMITS.usual_steps,
         controls: Controls | None = None,
+        painter: Executor | None = None,
     ):
-        self.backend, self.avatar = backend, avatar
+        self.backend, self.avatar, self._painter = backend, avatar, painter
         self.controls = controls or Controls()
         self.sampler = FewStepSampler(TINY.emo.schedule, steps)
         self._size = size
@@ -61,38 +73,45 @@ class TinyGenerator:
         self._noise = FrameNoise(seed, backend.prior)
         self._gesture_noise = GestureNoise(seed, TINY.gestures.noise, TINY.gestures.reach)
 
-    def first(self) -> list[Latent]:
+    def first(self) -> list[Motion]:
         """The portrait itself."""
-        return [np.zeros(self.backend.prior.shape, np.float32)] * MOTION_FRAMES
+        return [Motion(np.zeros(self.backend.prior.shape, np.float32), np.zeros(2, np.float32))] * MOTION_FRAMES
 
-    def latents(self, given: NextWindow) -> Float32:
-        """(length, C, h, w)."""
+    def latents(self, given: NextWindow) -> list[Motion]:
         tokens = self.backend.hear(log_mel(given.sound))
         sound = tokens[-(given.length + NEIGHBOURS + LOOK_AHEAD) * TOKENS_PER_STEP :]
         prior, end = self.backend.prior, given.index + given.length
-        gestures = self._gestures(given.index, end)
+        gestures, lids = self._gestures(given.index, end)
         anchor = self.avatar.face.anchor(HEARD_GAIN * self.backend.shapes(sound), gestures)
         speed = np.full(given.length + 2 * NEIGHBOURS, self.controls.speed, np.float32)
-        inputs = WindowInputs(np.stack(given.motion), anchor, sound, speed)
+        inputs = WindowInputs(np.stack([motion.latents for motion in given.motion]), anchor, sound, speed)
 
         def predict(noisy: Float32, timestep: int) -> Float32:
             given.check()
             return prior.projected(self.backend.denoise(self.avatar, noisy, timestep, inputs))
 
         deviation = self.sampler.sample(NOISE * self._noise.frames(given.index, end), predict)
-        return anchor + np.float32(prior.scale) * deviation
+        latents = anchor + np.float32(prior.scale) * deviation
+        return [Motion(*frame) for frame in zip(latents, lids, strict=True)]
 
-    def _gestures(self, start: int, end: int) -> Float32:
-        """(end - start, G), with lids that close and the head motion that is asked for."""
+    def _gestures(self, start: int, end: int) -> tuple[Float32, Float32]:
+        """(end - start, G) with open lids and the head motion that is asked for, and (end - start, 2) lids."""
         noise = self._gesture_noise.frames(start - TINY.gestures.reach, end)
         gestures = self.backend.gestures(noise, self.controls.speed)
-        gestures[:, LIDS] = np.clip(LIDS_GAIN * gestures[:, LIDS], 0, LIDS_CLOSED)
+        lids = np.clip(LIDS_GAIN * gestures[:, LIDS], 0, 1)
+        gestures[:, LIDS] = 0  # they are folded when pictures are made, finer than latents can
         gestures[:, -POSE:] *= self.controls.motion
-        return gestures
+        return gestures, lids
 
-    def pictures(self, latents: Float32) -> PicturesTaken:
-        made = [_enlarged(picture, self.shape) for picture in self._maker.make(latents)]
-        return lambda: made
+    def pictures(self, latents: Sequence[Motion]) -> PicturesTaken:
+        if self._painter is None:
+            made = self._draw(self._maker, latents)
+            return lambda: made
+        return self._painter.submit(self._draw, self._maker, latents).result
+
+    def _draw(self, maker: PictureMaker, motion: Sequence[Motion]) -> list[UInt8]:
+        pictures = maker.make(np.stack([frame.latents for frame in motion]), np.stack([frame.lids for frame in motion]))
+        return [_enlarged(picture, self.shape) for picture in pictures]
 
     def adjust(self, settings: LiveSettings) -> None:
         self.controls = settings.controls

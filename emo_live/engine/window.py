@@ -19,7 +19,7 @@ from emo_live.engine.base import EngineFrame
 from emo_live.errors import BadInputError
 from emo_live.types import MODEL_STEP_SAMPLES, Float32, UInt8
 
-DEFAULT_SPEED = 4.0  # degrees a second, the middle of what calm talkers do
+DEFAULT_SPEED = 6.0  # degrees a second: pictures then move about as much as those of true talkers (docs/LOG.md)
 HISTORY = 100  # frames that can be rewound: 4 s, more than any playout buffer holds
 _SILENCE = np.zeros(MODEL_STEP_SAMPLES, np.float32)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from emo_live.avatar import Avatar
 from emo_live.face.crop import CROP_PX
 from emo_live.face.resample import Affine, invert, scale_of
+from emo_live.media.lids import LidFold
 from emo_live.media.warp import Mover, enlarge
 from emo_live.types import Float32, UInt8
 
@@ -37,22 +38,23 @@ class FullFrame:
         self._turn = (affine[:, :2] / scale_of(affine)).astype(np.float32)
         self._places = _places(affine, self._slices, self._side)
         self._fade = _fade(self._side, _FADE).take(self._places)
+        self._lids = LidFold(avatar.landmarks, self._side)
         self._mouth = _Inset(affine, mouth_origin, mouth_px, self._slices, _MOUTH_FADE)
 
-    def draw(self, flow: Float32, paint: Float32) -> UInt8:
+    def draw(self, flow: Float32, paint: Float32, lids: Float32) -> UInt8:
         """Return the (H, W, 3) picture.
 
         flow: (2, s, s), backward flow over the crop, x then y, in px of s. paint: (4, m, m) over the painted square,
-        colour in -1..1 and its share in 0..1.
+        colour in -1..1 and its share in 0..1. lids: (2,) how far left and right lid are closed, 0..1.
         """
-        fine = enlarge(flow, self._side, self._side).reshape(2, -1)
-        along, across = (axis.take(self._places) for axis in fine)
-        strength = self._fade * np.float32(self._side / flow.shape[1])
+        fine = enlarge(flow * np.float32(self._side / flow.shape[1]), self._side, self._side)
+        self._lids(fine, lids)
+        along, across = (axis.take(self._places) for axis in fine.reshape(2, -1))
         turn = self._turn
         moved = np.stack([turn[0, 0] * along + turn[0, 1] * across, turn[1, 0] * along + turn[1, 1] * across])
         frame = self._picture.copy()
         inside = frame[self._slices]
-        inside[:] = self._mover(moved * strength)
+        inside[:] = self._mover(moved * self._fade)
         self._mouth.paint_on(inside, paint)
         return frame
 

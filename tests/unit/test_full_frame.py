@@ -20,6 +20,7 @@ PORTRAIT = Path(emo_live.avatar.__file__).parent / "assets" / "portraits" / "fak
 CASES = [(801, 0.0), (801, 12.0), (240, 0.0)]
 STILL = np.zeros((2, 128, 128), np.float32)
 NO_PAINT = np.zeros((4, MOUTH_SIZE, MOUTH_SIZE), np.float32)
+OPEN = np.zeros(2, np.float32)
 
 
 @lru_cache
@@ -56,7 +57,7 @@ def test_a_face_at_rest_leaves_every_pixel(side: int, tilt: float) -> None:
     avatar = photo(side, tilt)
     frame = frame_of(avatar)
     assert frame.shape == avatar.picture.shape[:2]
-    np.testing.assert_array_equal(frame.draw(STILL, NO_PAINT), avatar.picture)
+    np.testing.assert_array_equal(frame.draw(STILL, NO_PAINT, OPEN), avatar.picture)
 
 
 @pytest.mark.parametrize(("side", "tilt"), CASES)
@@ -68,7 +69,7 @@ def test_flow_moves_along_the_crop_s_own_axes(side: int, tilt: float) -> None:
     spot = (255 * np.exp(-((x - column) ** 2 + (y - row) ** 2) / 18)).astype(np.uint8)
     frame = frame_of(with_picture(avatar, np.repeat(spot[:, :, None], 3, axis=2)))
     flow = np.broadcast_to(np.array([0.02, -0.01], np.float32)[:, None, None] * 128, (2, 128, 128))
-    moved = frame.draw(np.ascontiguousarray(flow), NO_PAINT)[:, :, 0].astype(float)
+    moved = frame.draw(np.ascontiguousarray(flow), NO_PAINT, OPEN)[:, :, 0].astype(float)
     centre = np.array([(moved * x).sum(), (moved * y).sum()]) / moved.sum()
     expected = avatar.crop_to_picture[:, :2] @ [-0.02 * 512, 0.01 * 512]
     np.testing.assert_allclose(centre - (column, row), expected, atol=0.3)
@@ -80,7 +81,7 @@ def test_paint_arrives_at_its_place_and_only_there(side: int, tilt: float) -> No
     paint = NO_PAINT.copy()
     middle = slice(MOUTH_SIZE // 2 - 24, MOUTH_SIZE // 2 + 24)
     paint[:, middle, middle] = np.array([1, -1, 1, 1], np.float32)[:, None, None]
-    result = frame_of(avatar).draw(STILL, paint)
+    result = frame_of(avatar).draw(STILL, paint, OPEN)
     x, y = (value + (MOUTH_SIZE - 1) / 2 for value in mouth_origin(avatar.landmarks))
     column, row = avatar.crop_to_picture @ [x, y, 1]
     assert np.abs(result[round(row), round(column)].astype(int) - (255, 0, 255)).max() < 12
@@ -102,7 +103,7 @@ def test_no_border_is_visible(tilt: float) -> None:
     flow = np.full((2, 128, 128), 4, np.float32)
     paint = np.zeros_like(NO_PAINT)
     paint[3] = 1
-    result = frame_of(plain).draw(flow, paint).astype(int)[:, :, 0]
+    result = frame_of(plain).draw(flow, paint, OPEN).astype(int)[:, :, 0]
     gain = result - plain.picture[:, :, 0]
     assert np.abs(gain).max() > 60
     assert max(int(np.abs(np.diff(gain, axis=axis)).max()) for axis in (0, 1)) <= 14
@@ -112,16 +113,16 @@ def test_no_border_is_visible(tilt: float) -> None:
 def test_frames_do_not_share_pixels() -> None:
     avatar = photo(801, 0.0)
     frame = frame_of(avatar)
-    moved = frame.draw(STILL + 3, NO_PAINT)
+    moved = frame.draw(STILL + 3, NO_PAINT, OPEN)
     kept = moved.copy()
-    np.testing.assert_array_equal(frame.draw(STILL, NO_PAINT), avatar.picture)
+    np.testing.assert_array_equal(frame.draw(STILL, NO_PAINT, OPEN), avatar.picture)
     np.testing.assert_array_equal(moved, kept)
 
 
 def test_moved_parts_keep_the_picture_s_own_detail() -> None:
     avatar = photo(801, 0.0)
     bump = np.exp(-(np.sum((np.mgrid[0:128, 0:128] - 64.0) ** 2, axis=0)) / 500).astype(np.float32)
-    result = frame_of(avatar).draw(np.stack([2.5 * bump, -2.5 * bump]), NO_PAINT)
+    result = frame_of(avatar).draw(np.stack([2.5 * bump, -2.5 * bump]), NO_PAINT, OPEN)
     column, row = (round(value) for value in avatar.crop_to_picture @ [256, 180, 1])
     window = slice(row - 20, row + 20), slice(column - 20, column + 20)
 
@@ -138,5 +139,5 @@ def test_a_crop_that_leaves_the_picture() -> None:
     rows, columns = region(cut.crop_to_picture, *cut.picture.shape[:2])
     assert columns.start == 0 and columns.stop - columns.start < 0.95 * (rows.stop - rows.start)
     frame = frame_of(cut)
-    np.testing.assert_array_equal(frame.draw(STILL, NO_PAINT), cut.picture)
-    assert (frame.draw(STILL + 2, NO_PAINT) != cut.picture).any()
+    np.testing.assert_array_equal(frame.draw(STILL, NO_PAINT, OPEN), cut.picture)
+    assert (frame.draw(STILL + 2, NO_PAINT, OPEN) != cut.picture).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +12,13 @@ import pytest
 from fakes import N_GESTURES, N_SHAPES, plain_prior
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES
-from emo_live.config import TINY
+from emo_live.config import LIDS, TINY
 from emo_live.engine import tiny as tiny_module
 from emo_live.engine.base import EngineFrame, Prepared, WindowInputs
 from emo_live.engine.motion_prior import FrameNoise, MotionPrior
-from emo_live.engine.tiny import HEARD_GAIN, LIVE, LOOK_AHEAD, OFFLINE, tiny_window
+from emo_live.engine.tiny import HEARD_GAIN, LIVE, LOOK_AHEAD, OFFLINE, SIDE_BY_SIDE, tiny_window
 from emo_live.engine.window import Controls, RollingWindow, WindowPolicy
-from emo_live.errors import BadInputError
+from emo_live.errors import BadInputError, EngineError
 
 STEP = 640
 
@@ -79,7 +80,8 @@ class FakePictures:
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def make(self, latents: np.ndarray) -> list[np.ndarray]:
+    def make(self, latents: np.ndarray, lids: np.ndarray) -> list[np.ndarray]:
+        assert lids.shape == (len(latents), 2)
         return list(latents.copy())
 
 
@@ -204,13 +206,33 @@ def test_head_motion_is_as_strong_as_it_is_asked_for(strength: float) -> None:
         np.testing.assert_allclose((frame.video - answer)[0], 3 * strength, atol=1e-4)
 
 
-@pytest.mark.parametrize(("drawn", "shown"), [(0.5, 0.8), (0.9, 0.9), (3.0, 0.9), (-0.1, 0.0)])
-def test_lids_that_are_drawn_half_closed_close(drawn: float, shown: float) -> None:
-    backend = FakeBackend()
-    backend.gestures = lambda noise, speed: np.full((4, 29), drawn, np.float32)  # type: ignore[method-assign]
-    gestures = make(WindowPolicy((4,)), backend).generator._gestures(0, 4)
-    np.testing.assert_allclose(gestures[:, 9:11], shown, atol=1e-6)
-    np.testing.assert_allclose(np.delete(gestures, [9, 10], 1), drawn)
+@pytest.mark.parametrize(("drawn", "shown"), [(0.5, 0.75), (0.9, 1.0), (3.0, 1.0), (-0.1, 0.0)])
+def test_lids_go_to_the_pictures_and_not_to_the_latents(drawn: float, shown: float) -> None:
+    backend = FakeBackend(moved=(N_SHAPES + LIDS.start, 5))
+    backend.gestures = lambda noise, speed: np.full((4, N_GESTURES), drawn, np.float32)  # type: ignore[method-assign]
+    generator = make(WindowPolicy((4,)), backend).generator
+    gestures, lids = generator._gestures(0, 4)
+    np.testing.assert_allclose(lids, shown, atol=1e-6)
+    assert not gestures[:, LIDS].any()
+    np.testing.assert_allclose(np.delete(gestures, [LIDS.start, LIDS.start + 1], 1), drawn)
+
+
+def test_pictures_made_beside_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = drive(make(OFFLINE), speech(40))
+    with ThreadPoolExecutor(1) as painter:
+        beside = drive(make(SIDE_BY_SIDE, painter=painter), speech(40))
+    assert [frame.index for frame in beside] == [frame.index for frame in alone] == list(range(40))
+    for one, other in zip(alone, beside, strict=True):
+        np.testing.assert_array_equal(one.video, other.video)
+
+
+def test_pictures_that_cannot_be_made_beside_are_an_error_where_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("no picture")
+
+    monkeypatch.setattr(FakePictures, "make", fail)
+    with ThreadPoolExecutor(1) as painter, pytest.raises(EngineError, match="no picture"):
+        drive(make(SIDE_BY_SIDE, painter=painter), speech(40))
 
 
 def test_deviations_are_in_units_of_the_priors_scale() -> None:
