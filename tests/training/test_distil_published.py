@@ -15,12 +15,14 @@ from mini_checkpoint import MINI_CONFIGS, mini_model_folder
 from safetensors.torch import load_file
 from torch import nn
 
+from emo_live.engine.published import PublishedOptions, opened
 from emo_live.errors import BadInputError
 from emo_live.models.latent_emo import LatentEmo
 from emo_live.models.vae import load_codec
 from emo_live.models.wav2vec import streaming_features
 from emo_live.training.distil.latent import LatentStudent
 from emo_live.training.distil.latent_data import LatentData, write_latents
+from emo_live.training.distil.loss import DistilLoss
 from emo_live.training.distil.low_rank import add_low_rank, fold_low_rank
 from emo_live.training.distil.published import load_network, write_student
 from emo_live.training.distil.recipe import HALLO_RECIPE
@@ -166,6 +168,16 @@ def test_frames_may_be_in_any_order(data: LatentData, without_temporal: LatentEm
         torch.testing.assert_close(swapped, out.flip(0), rtol=1e-3, atol=1e-4)
 
 
+def test_sizes_without_motion_frames_continue_nothing(data: LatentData) -> None:
+    config = MINI_CONFIGS["echomimic"]
+    student, phase = LatentStudent(config), HALLO_RECIPE.phases[1]
+    batch = batch_of(data, phase.windows, 2)
+    batch["motion"] = batch["motion"][:, :, :0]
+    loss = DistilLoss(student, (None, None, None), HALLO_RECIPE, phase, CPU)
+    windows = [student.window(batch, i) for i in range(phase.windows)]
+    assert loss._roll_out(windows, torch.zeros(2, 6, 4, 16, 16)).shape[1] == 0
+
+
 def test_lips_are_what_is_compared_with_the_truth(data: LatentData) -> None:
     student = LatentStudent(MINI_CONFIGS["hallo"])
     window = student.window(batch_of(data, 1, 4), 0)
@@ -231,7 +243,8 @@ def test_films_to_a_model_folder(footage: Path, work: Path, teacher: ModelFolder
     arguments = ["distil", "--teacher", str(teacher.path), "--films", str(footage), "--out", str(out)]
     arguments += ["--size", "128", "--steps", "2", "--batch", "1", "--work", str(work)]
     assert main(arguments) == 0
-    made = open_model(out)
+    few = PublishedOptions("hallo", weights=out, sampler="segment", steps=4, guidance=1.0)
+    made = opened(few)
     assert (made.model, made.name) == ("hallo", "quick") and not made.config.schedule.fixed_stride
     assert "--sampler segment --steps 4 --guidance 1" in read_manifest(out).notes[-1]
     old, new = load_file(teacher.emo), load_file(made.emo)

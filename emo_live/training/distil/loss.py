@@ -70,7 +70,7 @@ class DistilLoss:
         student = self.student
         true = student.past(windows[-1])
         own = round(len(true) * self.phase.own)  # rows are in no order, so the first ones will do
-        if not own:
+        if not own or not true.shape[1]:  # sizes without motion frames continue nothing
             return true
         before = [{name: value[:own] for name, value in window.items()} for window in windows[:-1]]
         past, frames = student.past(before[0]), noise.shape[1] // len(windows)

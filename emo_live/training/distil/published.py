@@ -94,8 +94,8 @@ def write_student(network: nn.Module, teacher: ModelFolder, recipe: Recipe, out:
         before = manifest.files[teacher.emo.name]
         entry = FileEntry(digest, (part / teacher.emo.name).stat().st_size, before.source, before.licence)
         note = (
-            f"Distilled from {manifest.name} with emo-live train distil: use it with --sampler segment --steps "
-            f"{recipe.segments} --guidance 1; guidance {recipe.guidance:g} is in the weights."
+            f"Distilled from {manifest.name} by emo-live train distil: --engine {manifest.model} --weights {out.name} "
+            f"--sampler segment --steps {recipe.segments} --guidance 1; guidance {recipe.guidance:g} is in the weights."
         )
         config = replace(manifest.config, schedule=replace(manifest.config.schedule, fixed_stride=False))
         files = {**manifest.files, teacher.emo.name: entry}
