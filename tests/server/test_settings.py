@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from emo_live.engine.published import PublishedOptions
 from emo_live.errors import BadInputError
 from emo_live_server.settings import Settings, load
 
@@ -132,3 +133,18 @@ def test_the_address_to_type(given: dict[str, Any], address: str) -> None:
 def test_every_setting_is_documented(repository: Path) -> None:
     text = (repository / "docs/server.md").read_text()
     assert [name for name in Settings.model_fields if f"`{name}`" not in text] == []
+
+
+def test_an_engine_with_published_weights_has_its_own_limits_and_options() -> None:
+    settings = load(engine="hallo", size=384, steps=20, guidance=2.0, vae="taesd", device="cpu")
+    assert settings.chosen_engine == PublishedOptions("hallo", steps=20, guidance=2.0, vae="taesd", device="cpu")
+    assert settings.sizes == (256, 384, 512)
+    for given, words in (
+        ({"size": 384}, "setting size must be 256 or 512"),
+        ({"steps": 20}, "setting steps must be 1 to 8"),
+        ({"guidance": 2.0}, "setting guidance is of engines with published weights"),
+        ({"engine": "hallo", "size": 100}, "multiple of 64"),
+        ({"engine": "hallo", "sampler": "euler"}, "use ddim, lcm, tcd, segment"),
+    ):
+        with pytest.raises(BadInputError, match=words):
+            load(**given)

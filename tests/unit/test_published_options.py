@@ -204,3 +204,14 @@ def test_a_file_that_is_not_the_model(command: Command, folder: Path, tmp_path: 
         (copy / "emo.safetensors").write_bytes(broken)
         with pytest.raises(BadInputError, match="emo-live weights verify"):
             load_model(copy / "emo.safetensors", open_model(folder).config, torch.device("cpu"), torch.float32)
+
+
+@needs_torch
+def test_names_are_those_of_the_models() -> None:
+    from emo_live.models.attention import KERNELS
+    from emo_live.models.sampler import SAMPLERS
+    from emo_live.weights.catalogue import CATALOGUE
+
+    assert published_module.SAMPLERS == SAMPLERS
+    assert set(published_module.ATTENTIONS) == set(KERNELS)
+    assert set(published_module.USUAL) == set(CATALOGUE)
