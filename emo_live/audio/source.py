@@ -300,6 +300,8 @@ def _open_container(path: Path) -> InputContainer:
             f"file:{path.absolute()}", "r", options={"protocol_whitelist": "file"}, metadata_errors="replace"
         )
     except PermissionError:
+        if os.access(path, os.R_OK):  # it is FFmpeg that may not: the file names others
+            raise BadInputError(f"{name} is a playlist, not sound: give the audio file itself") from None
         raise BadInputError(f"{path} may not be read: change its permissions") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):

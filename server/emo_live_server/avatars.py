@@ -17,6 +17,7 @@ from typing import TypeVar
 from emo_live import samples
 from emo_live.avatar import Avatar
 from emo_live.errors import NotReadyError
+from emo_live.hardware import return_freed_memory
 from emo_live_server.problems import Problem
 from emo_live_server.uploads import avatar_of, face_only, to_jpeg
 
@@ -81,7 +82,10 @@ class Avatars:
 
     async def add(self, data: bytes, owner: str) -> dict[str, object]:
         """An uploaded file as a new face. The id is a secret: whoever knows it may use it. Raises as avatar_of."""
-        avatar = await self._work(lambda: avatar_of(data, self._max_pixels))
+        try:
+            avatar = await self._work(lambda: avatar_of(data, self._max_pixels))
+        finally:
+            return_freed_memory()  # a large picture takes some hundred MB while its face is looked for
         for face in self._faces.values():
             if face.owner == owner and face.avatar is not None and face.avatar.id == avatar.id:
                 return _described(face)

@@ -42,7 +42,8 @@ class SoundFile:
         except BaseException as error:
             _remove(path)
             if isinstance(error, BadInputError):  # the library names files, and this one's name is ours
-                raise BadInputError(str(error).replace(path.name, "the file")) from None
+                said = str(error).replace(str(path), "the file").replace(path.name, "the file")
+                raise BadInputError(said) from None
             raise
         return cls(file, path, worker, max_s)
 

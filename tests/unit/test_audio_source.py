@@ -305,3 +305,10 @@ def test_a_name_that_looks_like_an_address_is_a_file(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     _, got = read(Path("http:a.wav"))
     assert len(got) == 16_000
+
+
+def test_a_list_that_names_other_files_is_called_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "list.wav"
+    path.write_text("ffconcat version 1.0\nfile /etc/passwd\n")
+    with pytest.raises(BadInputError, match=r"list\.wav is a playlist"):
+        AudioFile(path)
