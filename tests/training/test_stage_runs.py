@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from emo_live.config import TINY
 from emo_live.engine.motion_prior import MotionPrior
-from emo_live.models.attention import Attention
+from emo_live.models.attention import choose_kernel
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.hearing import HEARD, Hearing
 from emo_live.training import autoencoder as painting
@@ -79,15 +79,12 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-@pytest.fixture(autouse=True)
-def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Attention, "kernel", "matmul")
-
-
 @pytest.fixture
 def model(prior: MotionPrior, hearing: Hearing) -> Teacher:
     torch.manual_seed(0)
-    return Teacher(TINY, prior, hearing)
+    made = Teacher(TINY, prior, hearing)
+    choose_kernel(made, "matmul")
+    return made
 
 
 @pytest.fixture
