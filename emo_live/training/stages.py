@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
+import numpy as np
 import typer
 
 from emo_live.engine.motion_prior import MotionPrior
+from emo_live.engine.window import DEFAULT_SPEED
 from emo_live.errors import BadInputError
 from emo_live.training.casting import SPLITS, casting, chosen_clips
 from emo_live.training.pack import Pack
@@ -386,6 +388,27 @@ def evaluate(
     chosen, (part, parts) = condition or list(CONDITIONS), share.split("/")
     at = int(part), int(parts)
     print(stage.evaluate(Pack(pack), out, chosen, count=count, few=few, long_s=long, size=size, judge=judge, share=at))
+
+
+@app.command()
+def liveliness(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    speed: Annotated[float, typer.Option(help="Head velocity in degrees a second.")] = DEFAULT_SPEED,
+) -> None:
+    """How much the shipped model moves held-out faces, as a share of their true motion."""
+    from emo_live.engine.backend_openvino import OpenVinoBackend
+    from emo_live.training.basis import load_basis
+    from emo_live.training.liveliness import energies
+
+    opened = Pack(pack)
+    names = [name for name in opened.portraits("val") if (work / "tracks" / f"{name}.npz").exists()]
+    backend = OpenVinoBackend(threads=1)
+    try:
+        shares = energies(backend, opened, work, load_basis(work / "basis.pt"), names, speed)
+    finally:
+        backend.close()
+    print(f"velocity energy: {np.median(shares):.2f} of the true one (median of {len(shares)}):", np.round(shares, 2))
 
 
 def main(arguments: list[str]) -> int:
