@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+SIDE_BY_SIDE := tests/golden tests/models tests/training tests/unit tests/weights
 
 .PHONY: setup demo demo-video test lint train-setup checksums clean
 
@@ -21,8 +22,14 @@ demo: $(VENV)/.server
 demo-video: setup
 	$(BIN)/emo-live demo --out demo.mp4 --overwrite
 
+# Tests of pure logic and of models on all cores side by side; then those that live in real time, one after the other.
 test: lint
+ifeq ($(PYTEST_ARGS),)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore=%)
+else
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+endif
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -167,8 +167,9 @@ def load_model(path: Path, config: EmoConfig, device: torch.device, dtype: torch
         raise BadInputError(f"'{path}' is not what its manifest says ({first}): run emo-live weights verify") from error
     model.denoising_unet.drop_unused()
     model = model.eval().requires_grad_(False)
-    # Convolutions are quickest like this; matrices are not touched.
-    return cast(LatentEmo, cast(nn.Module, model).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    if device.type == "cuda":  # on a CPU it would copy half of the weights for nothing
+        cast(nn.Module, model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def chosen_device(wanted: str | None) -> torch.device:
