@@ -8,15 +8,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import numpy as np
 import typer
 
 from emo_live.engine.motion_prior import MotionPrior
-from emo_live.engine.window import DEFAULT_SPEED
 from emo_live.errors import BadInputError
 from emo_live.training.casting import SPLITS, casting, chosen_clips
 from emo_live.training.pack import Pack
 from emo_live.training.run import Budget
+from emo_live.training.stages_measure import evaluate, liveliness
+from emo_live.training.stages_options import (
+    PRIOR,
+    WORK,
+    AnyPackOption,
+    MinutesOption,
+    PackOption,
+    ShareOption,
+    StepsOption,
+    WhisperOption,
+    WorkOption,
+)
 
 if TYPE_CHECKING:
     from emo_live.models.hearing import Hearing
@@ -26,15 +36,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="emo-live train", help="Train the tiny model, stage by stage.", add_completion=False)
 
-PackOption = Annotated[Path, typer.Option(help="Data pack: portraits, fitted heads, motion, speech.")]
-AnyPackOption = Annotated[Path | None, typer.Option(help="Data pack, whose tracks are used beside those of clips.")]
-WorkOption = Annotated[Path, typer.Option(help="Where shards, checkpoints and logs go.")]
-WhisperOption = Annotated[Path, typer.Option(help="A published whisper-tiny.en checkpoint (.pt).")]
-ShareOption = Annotated[str, typer.Option(help="i/n: the i-th of n processes side by side, from 0.")]
-MinutesOption = Annotated[float, typer.Option(help="Wall-clock budget, over all resumes.")]
-StepsOption = Annotated[int | None, typer.Option(help="Stop after so many steps at the latest.")]
 T = TypeVar("T")
-WORK, PRIOR = Path("runs/tiny"), "prior.npz"
 
 
 def of_share(items: list[T], share: str) -> list[T]:
@@ -367,48 +369,8 @@ def export(
     write_model(parts, out, {"student": student})
 
 
-@app.command()
-def evaluate(
-    pack: PackOption,
-    out: Annotated[Path, typer.Option(help="Folder of videos, sheets and results.")],
-    condition: Annotated[
-        list[str] | None, typer.Option(help="model, puppet, still, loudness or wrong-audio; may be repeated.")
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=0, help="Trials of model and puppet; all, unless given.")] = None,
-    few: Annotated[int | None, typer.Option(min=0, help="Trials of the other conditions.")] = 8,
-    long: Annotated[float, typer.Option(help="One more trial of the model, of so many seconds, for drift.")] = 0,
-    size: int = 256,
-    judge: Annotated[bool, typer.Option(help="Measure the videos with the external evaluator.")] = True,
-    share: ShareOption = "0/1",
-) -> None:
-    """Videos of held-out portraits and voices, the model's beside baselines, and what they measure."""
-    from emo_live.training import evaluate as stage
-    from emo_live.training.baselines import CONDITIONS
-
-    chosen, (part, parts) = condition or list(CONDITIONS), share.split("/")
-    at = int(part), int(parts)
-    print(stage.evaluate(Pack(pack), out, chosen, count=count, few=few, long_s=long, size=size, judge=judge, share=at))
-
-
-@app.command()
-def liveliness(
-    pack: PackOption,
-    work: WorkOption = WORK,
-    speed: Annotated[float, typer.Option(help="Head velocity in degrees a second.")] = DEFAULT_SPEED,
-) -> None:
-    """How much the shipped model moves held-out faces, as a share of their true motion."""
-    from emo_live.engine.backend_openvino import OpenVinoBackend
-    from emo_live.training.basis import load_basis
-    from emo_live.training.liveliness import energies
-
-    opened = Pack(pack)
-    names = [name for name in opened.portraits("val") if (work / "tracks" / f"{name}.npz").exists()]
-    backend = OpenVinoBackend(threads=1)
-    try:
-        shares = energies(backend, opened, work, load_basis(work / "basis.pt"), names, speed)
-    finally:
-        backend.close()
-    print(f"velocity energy: {np.median(shares):.2f} of the true one (median of {len(shares)}):", np.round(shares, 2))
+app.command()(evaluate)
+app.command()(liveliness)
 
 
 def main(arguments: list[str]) -> int:
