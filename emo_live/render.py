@@ -178,14 +178,14 @@ def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
     """The shipped model on OpenVINO: compiles in the background while the caller looks for the face."""
     from emo_live.engine.backend_openvino import OpenVinoBackend
 
-    # Motion on one thread and pictures on another: two threads for one after the other would wait for each other.
+    # More than two gain nothing on a model of this size; a container's quota may leave less.
     threads = options.threads or max(1, min(2, int(hardware.cpu().usable_cores)))
-    backend = OpenVinoBackend(threads=max(1, threads // 2))
+    backend = OpenVinoBackend(threads=threads)
     try:
         backend.warm(OFFLINE.lengths)
         if threads == 1:
             yield lambda avatar: window_of(backend, avatar, options)
-        else:
+        else:  # pictures are half of the work, and most of it is not OpenVINO's
             with ThreadPoolExecutor(1, thread_name_prefix="emo-live-pictures") as painter:
                 yield lambda avatar: window_of(backend, avatar, options, painter)
     finally:
