@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from emo_live.cli.bench import show
 from emo_live.cli.options import Json, Quiet
+from emo_live.cli.tables import show
 from emo_live.errors import BadInputError
 from emo_live.types import ModelFolder
 from emo_live.weights.catalogue import CATALOGUE, Published

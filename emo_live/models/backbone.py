@@ -68,7 +68,8 @@ class SpatialBlock(nn.Module):
         x = self._looks(y, given.reference[name] if given.reference is not None else None, given.alone) + x
         if self.attn2 is not None and self.norm2 is not None:
             assert given.tokens is not None, "attn2 needs tokens: this size reads them in every spatial layer"
-            x = self.attn2(self.norm2(x), given.tokens) * self.gain + x
+            read = self.attn2(self.norm2(x), given.tokens)
+            x = (read if self.gain == 1 else read * self.gain) + x
         out: Tensor = self.ff(self.norm3(x)) + x
         return out
 

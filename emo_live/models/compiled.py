@@ -29,9 +29,10 @@ Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
 
 
 def placed(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The frozen module on its device; on a GPU in channels-last order, which half-precision convolutions want."""
+    """The frozen module on its device, in channels-last order: convolutions in half precision want it on a GPU, and
+    between convolutions and attention nothing has to be put into another order."""
     module = module.eval().requires_grad_(False).to(device, dtype)
-    return module.to(memory_format=torch.channels_last) if device.type == "cuda" else module  # type: ignore[call-overload]
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Compiled:

@@ -89,7 +89,7 @@ class TemporalTransformer(nn.Module):
         """((B N), C, h, w), N = n + T frames -> (B, N, C, h, w)."""
         places = x.shape[-2:]
         tokens = self.norm(x).unflatten(0, (batch, -1)).permute(0, 3, 4, 1, 2).flatten(0, 2)  # ((B h w), N, C)
-        tokens = self.proj_in(tokens)
+        tokens = self.proj_in(tokens.contiguous())  # a linear layer on a view takes its rows one by one
         for block in self.transformer_blocks:
             tokens = block(tokens, speed)
         out: Tensor = self.proj_out(tokens).unflatten(0, (batch, *places)).permute(0, 3, 4, 1, 2)

@@ -1,0 +1,1 @@
+"""Benchmarks of the networks, with random weights: against diffusers on a CPU, and stage by stage on a GPU."""
