@@ -69,7 +69,6 @@ class Row:
     bootstrap; p: of a sign test, two-sided; difference: the largest of the results, where the weights are the same."""
 
     network: str
-    parameters_m: float
     ours_gflop: float
     diffusers_gflop: float
     ours_ms: float
@@ -100,7 +99,6 @@ class Contest:
     """Two networks on the same inputs. same_weights: their results must be equal."""
 
     name: str
-    parameters: int
     ours: Step
     theirs: Step
     same_weights: bool
@@ -135,7 +133,6 @@ def pictures(size: Size) -> Contest:
     given = Conditions(batch=FRAMES, tokens=tokens)
     return Contest(
         f"{size.name}, pictures",
-        sum(value.numel() for value in ours.parameters()),
         lambda: ours(noisy, times, given),
         lambda: theirs(noisy, times, encoder_hidden_states=tokens, return_dict=False)[0],
         same_weights=True,
@@ -154,7 +151,6 @@ def frames(size: Size) -> Contest:
     given, video = Conditions(batch=1, tokens=tokens), noisy.transpose(0, 1)[None]
     return Contest(
         f"{size.name}, frames",
-        sum(value.numel() for value in ours.parameters()),
         lambda: ours(noisy, times, given),
         lambda: theirs(video, times[:1], encoder_hidden_states=tokens, return_dict=False)[0],
         same_weights=False,
@@ -177,7 +173,6 @@ def compared(contest: Contest, pairs: int) -> Row:
     ours_ms, theirs_ms = np.median(times, 0) * 1000
     return Row(
         contest.name,
-        contest.parameters / 1e6,
         work[0],
         work[1],
         float(ours_ms),

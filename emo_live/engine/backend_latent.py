@@ -123,7 +123,8 @@ class LatentBackend:
         rows = len(portrait.code)
         x = noisy.to(self.dtype).expand(rows, *noisy.shape)
         times = torch.full((rows, len(noisy)), timestep, device=self.device)
-        v = self.compiled(x, times, portrait, motion, audio, speed, scales).float()
+        strengths = torch.tensor(scales, device=self.device).unbind()  # as numbers, each would be compiled for itself
+        v = self.compiled(x, times, portrait, motion, audio, speed, strengths).float()
         return v[0] if rows == 1 else guided(v[0], v[1], self.guidance)
 
     @torch.inference_mode()

@@ -14,6 +14,9 @@ from emo_live.config import AudioAttentionConfig, AudioProjectionConfig, Whisper
 from emo_live.models.attention import Attention, attention
 from emo_live.models.layers import FeedForward, zeroed
 
+# How strongly the sound moves picture, face and lips; tensors () where a compiled call is to take any value.
+Scales = tuple[float | Tensor, ...]
+
 
 class AudioProjection(nn.Module):
     """(B, T, frames, blocks, width) features -> (B, T, tokens, token_width). Without `hidden` it only folds them."""
@@ -55,7 +58,7 @@ class AudioBlock(nn.Module):
         self.ff = FeedForward(width, factor)
         self.norm3 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, audio: Tensor, masks: tuple[Tensor, ...], scales: tuple[float, ...]) -> Tensor:
+    def forward(self, x: Tensor, audio: Tensor, masks: tuple[Tensor, ...], scales: Scales) -> Tensor:
         """x: (B, h w, C); audio: (B, L, D); masks: full, face, lip, each (B or 1, h w); scales: one for each mask."""
         if self.attn1 is not None and self.norm1 is not None:
             x = self.attn1(self.norm1(x)) + x
@@ -84,7 +87,7 @@ class AudioModule(nn.Module):
         self.transformer_blocks = nn.ModuleList([AudioBlock(inner, heads, config, factor)])
         self.proj_out = nn.Conv2d(inner, width, 1)
 
-    def forward(self, x: Tensor, audio: Tensor, masks: tuple[Tensor, ...], scales: tuple[float, ...]) -> Tensor:
+    def forward(self, x: Tensor, audio: Tensor, masks: tuple[Tensor, ...], scales: Scales) -> Tensor:
         """audio: ((B T), L, D); masks: full, face, lip, each ((B T) or 1, h w)."""
         tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
         for block in self.transformer_blocks:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from emo_live.config import BackboneConfig
 from emo_live.models.attention import Attention
-from emo_live.models.audio import AudioModule
+from emo_live.models.audio import AudioModule, Scales
 from emo_live.models.layers import FeedForward, Resample, ResnetBlock, TimestepMlp, timestep_embedding
 from emo_live.models.temporal import MotionModule
 
@@ -40,7 +40,7 @@ class Conditions:
     tokens: Tensor | None = None
     audio: Tensor | None = None
     masks: tuple[tuple[Tensor, ...], ...] = ()
-    audio_scales: tuple[float, ...] = (1.0, 1.0, 1.0)
+    audio_scales: Scales = (1.0, 1.0, 1.0)
     speed: Tensor | None = None
     locator: Tensor | None = None
     write: dict[str, Tensor] | None = None

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from emo_live.config import EmoConfig, TinyConfig
 from emo_live.models.attention import repeat_rows
-from emo_live.models.audio import AudioProjection
+from emo_live.models.audio import AudioProjection, Scales
 from emo_live.models.autoencoder import ConvBlock
 from emo_live.models.backbone import Backbone, Conditions
 from emo_live.models.locator import FaceLocator
@@ -80,7 +80,7 @@ class Emo(nn.Module):
         motion: Bank | None,
         audio: Tensor | None,
         speed: Tensor | None,
-        audio_scales: tuple[float, ...] = (1.0, 1.0, 1.0),
+        audio_scales: Scales = (1.0, 1.0, 1.0),
     ) -> Tensor:
         """One denoising call: the v-prediction, shaped like noisy.
 

@@ -74,8 +74,7 @@ def memory_need(
     batch = 2 if guidance else 1
     sound = WAV2VEC_WEIGHTS if config.backbone.audio is not None else WHISPER_WEIGHTS
     weights = weight_count(config) + CODEC_WEIGHTS[vae] + sound
-    # Portrait and motion frames, and of the portrait keys and values of the layers that read it.
-    kept = bank_values(config, size_px) * (3 + config.motion_frames) * batch
+    kept = bank_values(config, size_px) * (1 + config.motion_frames) * batch
     denoising = denoising_values(config, size_px, frames, batch)
     decoding = CODEC_VALUES_PER_PX[vae] * size_px**2 * pictures_at_once
     return (weights + kept + max(denoising, decoding)) * dtype.itemsize + RUNTIME_BYTES

@@ -93,6 +93,16 @@ def test_a_denoiser_is_replayed(emo: LatentEmo) -> None:
     assert (recorder.captures, recorder.replays) == (2, 3)
 
 
+@torch.inference_mode()
+def test_strengths_of_motion_are_not_compiled_in(emo: LatentEmo) -> None:
+    """As tensors they may change from window to window without another capture, and mean what numbers mean."""
+    recorder = Recorder()
+    fast, given = Compiled(emo.velocity, CPU, "graphs", capture=recorder), mini_call(emo, frames=2, side=8)
+    for scales in ((1.0, 1.0, 1.0), (0.5, 1.0, 1.2), (0.0, 1.0, 1.0)):
+        assert torch.equal(fast(*given, torch.tensor(scales).unbind()), emo.velocity(*given, scales))
+    assert recorder.captures == 1
+
+
 def test_replays_see_new_values_and_overwrite_nobodys() -> None:
     fast = Compiled(mixed, CPU, "graphs", capture=Recorder())
     first, second = arguments(4), arguments(4, seed=1)
