@@ -23,6 +23,7 @@ from emo_live.training.basis import load_basis
 from emo_live.training.frame_data import FrameBatches, Shard, load_shards
 from emo_live.training.pixel_encoder import PixelEncoder, RoughFlow, as_pixels, half_size
 from emo_live.training.run import Budget, Run, autocast, channels_last, load_weights, optimizers
+from emo_live.training.stages_options import BASIS
 from emo_live.types import UInt8
 
 PER_PORTRAIT = 2  # frames of a portrait in a batch
@@ -47,7 +48,7 @@ class Task:
 def frozen_autoencoder(work: Path) -> Autoencoder:
     """The trained autoencoder of a work folder."""
     model = Autoencoder(TINY.autoencoder)
-    model.flow.basis.load_state_dict(load_basis(work / "basis.pt").state_dict())
+    model.flow.basis.load_state_dict(load_basis(work / BASIS).state_dict())
     load_weights(model, work / "autoencoder")
     return model.eval().requires_grad_(False)
 
@@ -59,7 +60,7 @@ def new_encoder(basis: MotionBasis) -> PixelEncoder:
 
 
 def load_encoder(work: Path, stage: str) -> PixelEncoder:
-    encoder = new_encoder(load_basis(work / "basis.pt"))
+    encoder = new_encoder(load_basis(work / BASIS))
     load_weights(encoder, work / stage)
     return encoder.eval().requires_grad_(False)
 
@@ -255,5 +256,5 @@ def train(task: Task, encoder: PixelEncoder, autoencoder: Autoencoder, out: Path
 def train_on_frames(work: Path, names: tuple[list[str], list[str]], out: Path, budget: Budget) -> dict[str, float]:
     """names: portraits of work/frames to train on and to hold out."""
     shards = [load_shards(work / "frames", part) for part in names]
-    basis = load_basis(work / "basis.pt")
+    basis = load_basis(work / BASIS)
     return train(Task(shards[0], shards[1], [], []), new_encoder(basis), frozen_autoencoder(work), out, budget)

@@ -17,6 +17,7 @@ from emo_live.training.pack import Pack
 from emo_live.training.run import Budget
 from emo_live.training.stages_measure import evaluate, liveliness
 from emo_live.training.stages_options import (
+    BASIS,
     PRIOR,
     WORK,
     AnyPackOption,
@@ -47,6 +48,15 @@ def of_share(items: list[T], share: str) -> list[T]:
 @app.callback()
 def _stages() -> None:
     """Train the tiny model, stage by stage."""
+
+
+@app.command()
+def unpack(work: WorkOption = WORK) -> None:
+    """The model that ships as a work folder, to train on from there; its EMO is the stage `shipped`."""
+    from emo_live.engine.backend_openvino import ASSETS
+    from emo_live.training.unpack import unpack_model
+
+    unpack_model(ASSETS, work)
 
 
 @app.command()
@@ -92,7 +102,7 @@ def basis(pack: PackOption, work: WorkOption = WORK) -> None:
     from emo_live.training.frame_data import load_shards
 
     fitted, kept = fit_basis(load_shards(work / "frames", Pack(pack).portraits("train")))
-    save_basis(fitted, work / "basis.pt")
+    save_basis(fitted, work / BASIS)
     print(f"the PCA keeps {kept:.4f} of the weighted energy")
 
 
@@ -110,7 +120,7 @@ def tracks(
     from emo_live.training.shards import draw_tracks
 
     opened = Pack(pack)
-    theatre, fitted = PuppetTheatre(opened), load_basis(work / "basis.pt")
+    theatre, fitted = PuppetTheatre(opened), load_basis(work / BASIS)
     for name, performances in of_share(casting(opened), share):
         if not (work / "tracks" / f"{name}.npz").exists():
             draw_tracks(opened, theatre, name, performances[:count], fitted, work / "tracks", seed=seed)
@@ -131,7 +141,7 @@ def autoencoder(
 
     names = (Pack(pack).portraits("train"), Pack(pack).portraits("val"))
     budget = Budget(minutes, steps, batch, seed)
-    stage.train(work / "frames", names, load_basis(work / "basis.pt"), work / "autoencoder", budget)
+    stage.train(work / "frames", names, load_basis(work / BASIS), work / "autoencoder", budget)
 
 
 @app.command()
@@ -182,7 +192,7 @@ def motion_data(pack: Path | None, work: Path) -> tuple[MotionData, MotionData]:
     from emo_live.training.motion_data import MotionData
     from emo_live.training.takes import take_names
 
-    basis, opened = load_basis(work / "basis.pt"), Pack(pack) if pack else None
+    basis, opened = load_basis(work / BASIS), Pack(pack) if pack else None
     data = []
     for split in ("train", "val"):
         names = [*(opened.portraits(split) if opened else ()), *take_names(work, split)]
@@ -196,7 +206,7 @@ def prior(pack: AnyPackOption = None, work: WorkOption = WORK) -> None:
     from emo_live.training.basis import load_basis
     from emo_live.training.prior import fit_prior
 
-    data, fitted = motion_data(pack, work)[0], load_basis(work / "basis.pt")
+    data, fitted = motion_data(pack, work)[0], load_basis(work / BASIS)
     shares = fit_prior(data, fitted, work / PRIOR)
     print("shares of the visible motion:", {name: round(value, 4) for name, value in shares.items()})
 
@@ -253,7 +263,7 @@ def teacher(name: str, start: list[str], pack: Path | None, work: Path, budget: 
     from emo_live.training.basis import load_basis
 
     data, folders = motion_data(pack, work), [work / part for part in start]
-    basis, model = load_basis(work / "basis.pt"), new_model(work)
+    basis, model = load_basis(work / BASIS), new_model(work)
     diffusion.train(diffusion.Stage(name), data, basis, model, folders, work / name, budget)
 
 
@@ -338,7 +348,7 @@ def distil_tiny(pack: Path | None, work: Path, start: list[str] | None, recipe: 
             raise BadInputError(
                 f"no teacher in {folder}: train it with `emo-live train video`, or name one with --start"
             )
-    basis, model = load_basis(work / "basis.pt"), new_model(work)
+    basis, model = load_basis(work / BASIS), new_model(work)
     folders = [work / "hearing", *folders]  # shipped weights lack the head for mouth shapes
     train(motion_data(pack, work), basis, model, folders, work / "distil", budget, recipe)
 
@@ -360,7 +370,7 @@ def export(
     from emo_live.training.sound import whisper_encoder
 
     painter, emo = Autoencoder(TINY.autoencoder), new_model(work)
-    painter.flow.basis.load_state_dict(load_basis(work / "basis.pt").state_dict())
+    painter.flow.basis.load_state_dict(load_basis(work / BASIS).state_dict())
     load_weights(painter, work / "autoencoder")
     load_weights(emo, work / student)
     drawn = Gestures(TINY.gestures)

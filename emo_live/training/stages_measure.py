@@ -10,7 +10,7 @@ import typer
 
 from emo_live.engine.window import DEFAULT_SPEED
 from emo_live.training.pack import Pack
-from emo_live.training.stages_options import WORK, PackOption, ShareOption, WorkOption
+from emo_live.training.stages_options import BASIS, WORK, PackOption, ShareOption, WorkOption
 
 
 def evaluate(
@@ -49,7 +49,7 @@ def liveliness(
     names = [name for name in opened.portraits("val") if (work / "tracks" / f"{name}.npz").exists()]
     backend = OpenVinoBackend(threads=1)
     try:
-        shares = energies(backend, opened, work, load_basis(work / "basis.pt"), names, speed)
+        shares = energies(backend, opened, work, load_basis(work / BASIS), names, speed)
     finally:
         backend.close()
     print(f"velocity energy: {np.median(shares):.2f} of the true one (median of {len(shares)}):", np.round(shares, 2))

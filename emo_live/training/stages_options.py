@@ -14,4 +14,4 @@ WhisperOption = Annotated[Path, typer.Option(help="A published whisper-tiny.en c
 ShareOption = Annotated[str, typer.Option(help="i/n: the i-th of n processes side by side, from 0.")]
 MinutesOption = Annotated[float, typer.Option(help="Wall-clock budget, over all resumes.")]
 StepsOption = Annotated[int | None, typer.Option(help="Stop after so many steps at the latest.")]
-WORK, PRIOR = Path("runs/tiny"), "prior.npz"
+WORK, BASIS, PRIOR = Path("runs/tiny"), "basis.pt", "prior.npz"  # names in WORK of the two that are not stages

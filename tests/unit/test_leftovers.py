@@ -31,7 +31,7 @@ def leftovers() -> tuple[int, int, int]:
 def mapped_bytes() -> int:
     """Of memory shared with engine processes."""
     maps = Path("/proc/self/maps").read_text().splitlines()
-    return sum(int(e, 16) - int(b, 16) for b, e in (m.split()[0].split("-") for m in maps if "emo-live" in m))
+    return sum(int(e, 16) - int(b, 16) for b, e in (m.split()[0].split("-") for m in maps if "memfd:emo-live" in m))
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="counts what Linux tells of a process")
