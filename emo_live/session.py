@@ -1,15 +1,14 @@
 """AvatarSession, the public async API of a live conversation: speech in as it comes, a pair out every 40 ms.
 
 Everything here runs on one event loop and never blocks it; engines run in a process of their own. What is said next,
-when idle steps give way to speech, and what an interrupt does is in `conversation.py`; this module owns the tasks, the
-sinks and the events.
+when idle steps give way to speech, and what an interrupt does is in `conversation.py`, how sound and texts get there in
+`speech.py`; this module owns the tasks, the sinks and the events.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import weakref
 from collections.abc import AsyncIterator
@@ -18,9 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from emo_live.audio.framer import check_rate
-from emo_live.audio.tts import HibariSpeaker, Speaker, checked, closable
-from emo_live.audio.utterance import Utterance, as_mono
+from emo_live.audio.tts import Speaker
 from emo_live.avatar import Avatar
 from emo_live.conversation import Conversation
 from emo_live.engine.finish import to_its_end
@@ -30,22 +27,16 @@ from emo_live.engine.named import factory_of
 from emo_live.engine.pool import EnginePool
 from emo_live.engine.published import PublishedOptions
 from emo_live.engine.window import Controls
-from emo_live.errors import EmoLiveError, EngineError, NotReadyError
+from emo_live.errors import EngineError, NotReadyError
 from emo_live.events import Event, EventStream, Heard, SessionClosed, SessionStats, State, StatsReport
 from emo_live.media.pacer import Pacer
 from emo_live.media.sink import MemorySink, Sink
-from emo_live.types import AVPair, Float32
+from emo_live.speech import SpeechIn
+from emo_live.types import AVPair
 
 log = logging.getLogger(__name__)
-_CLOSE_TIMEOUT_S, _FIRST_SOUND_TIMEOUT_S = 5.0, 30.0
+_CLOSE_TIMEOUT_S = 5.0
 _STATS_EVERY_S = 1.0
-_PIECES_S = 1  # long sound is taken in pieces of this length
-
-
-@functools.cache
-def _default_speaker() -> HibariSpeaker:
-    """Shared by all sessions: its voice loads once."""
-    return HibariSpeaker()
 
 
 class AvatarSession:
@@ -74,17 +65,14 @@ class AvatarSession:
         settings = LiveSettings(controls or Controls(), self._limits.usual_steps if steps is None else steps)
         self._limits.check(size, settings.steps)
         self._spec = LiveSpec(_cropped(avatar), size, seed, settings)
-        self._pool, self._speaker = pool, speaker
+        self._pool = pool
         self._talk: Conversation | None = None
         self._pacer = Pacer(self._release)
         self._sinks: list[Sink] = []
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._stack = contextlib.AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._speaking: set[asyncio.Task[None]] = set()
-        self._pushed: Utterance | None = None  # the one that push_audio adds to
-        self._pushing = asyncio.Lock()  # sound keeps the order in which it was pushed
-        self._room = asyncio.Event()
+        self._speech = SpeechIn(self._check_open, self._own, speaker)
         self._filled = asyncio.Event()  # enough frames to begin with
         self._closed: str | None = None
         self._freeing: asyncio.Task[None] | None = None
@@ -139,31 +127,11 @@ class AvatarSession:
         an interrupt meets half-way is dropped. Raises BadInputError for sound that cannot be used, NotReadyError if the
         session is not open.
         """
-        sound = as_mono(pcm)
-        check_rate(rate_hz)
-        self._check_open()
-        async with self._pushing:
-            talk = self._check_open()
-            if self._pushed is None and len(sound):
-                self._pushed = talk.queue.begin()
-            if self._pushed is not None:
-                await self._put(self._pushed, sound, rate_hz)
+        await self._speech.push(pcm, rate_hz)
 
     async def end_utterance(self) -> str | None:
         """The open utterance is complete. Returns its id, None if there is none open (any more)."""
-        self._check_open()
-        async with self._pushing:
-            self._check_open()
-            return self._end_pushed()
-
-    def _end_pushed(self) -> str | None:
-        talk, utterance, self._pushed = self._check_open(), self._pushed, None
-        if utterance is None or utterance.cancelled:
-            return None
-        utterance.end()
-        talk.finish_spoken()
-        talk.feed()
-        return utterance.name
+        return await self._speech.end()
 
     async def say(self, text: str, voice: str | None = None) -> str:
         """Speak a text after all that waits; sentences follow each other as they are ready. Returns the utterance's id.
@@ -171,79 +139,14 @@ class AvatarSession:
         An utterance that push_audio left open ends here. Raises BadInputError for text or a voice that cannot be used,
         NotSupportedError if no voice is installed, EngineError if the voice fails before its first sound.
         """
-        checked(text)
-        talk = self._check_open()
-        speaker = self._speaker or _default_speaker()
-        self._end_pushed()
-        utterance = talk.queue.begin()
-        first_sound: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = self._own(asyncio.create_task(self._speak(speaker, text, voice, utterance, first_sound)))
-        self._speaking.add(task)
-        task.add_done_callback(self._speaking.discard)
-        task.add_done_callback(lambda _: self._spoken(utterance, first_sound))
-        try:
-            async with asyncio.timeout(_FIRST_SOUND_TIMEOUT_S):
-                await first_sound
-        except BaseException as error:
-            task.cancel()
-            self._spoken(utterance, first_sound)
-            if isinstance(error, TimeoutError):
-                raise EngineError(f"the voice made no sound within {_FIRST_SOUND_TIMEOUT_S:.0f} s") from None
-            raise
-        return utterance.name
-
-    async def _speak(
-        self, speaker: Speaker, text: str, voice: str | None, utterance: Utterance, first_sound: asyncio.Future[None]
-    ) -> None:
-        try:
-            async with contextlib.aclosing(closable(speaker.speak(text, voice))) as chunks:
-                async for chunk in chunks:
-                    sound = as_mono(chunk.pcm)
-                    check_rate(chunk.rate_hz)
-                    # Now, not when all of it has a place: a sentence may be longer than what may wait.
-                    if len(sound) and not first_sound.done():
-                        first_sound.set_result(None)
-                    if not await self._put(utterance, sound, chunk.rate_hz):
-                        break
-        except Exception as error:
-            if first_sound.done():
-                log.warning("a voice failed in the middle of a text", exc_info=error)
-            else:
-                wrapped = error if isinstance(error, EmoLiveError) else EngineError(f"the voice failed: {error}")
-                first_sound.set_exception(wrapped)
-
-    def _spoken(self, utterance: Utterance, first_sound: asyncio.Future[None]) -> None:
-        """A voice is done, or was stopped, perhaps before it began."""
-        if not first_sound.done():
-            first_sound.set_result(None)
-        utterance.end()
-        if self._talk is not None and self._closed is None:
-            self._talk.finish_spoken()
-            self._talk.feed()
-
-    async def _put(self, utterance: Utterance, sound: Float32, rate_hz: int) -> bool:
-        """False if the utterance was interrupted, or the session closed, before all of it had a place."""
-        step = max(1, int(rate_hz * _PIECES_S))
-        for start in range(0, len(sound), step):
-            while not utterance.has_room and not utterance.cancelled and self._closed is None:
-                self._room.clear()
-                # No timeout: a paused session may wait for long. Pairs, an interrupt and the end wake it.
-                await self._room.wait()
-            if utterance.cancelled or self._closed is not None:
-                return False
-            talk = self._check_open()
-            utterance.push(sound[start : start + step], rate_hz, asyncio.get_running_loop().time())
-            talk.feed()
-        return True
+        return await self._speech.say(text, voice)
 
     async def interrupt(self) -> Heard:
         """What was said or waits is dropped: 8 ms into the next pair it is silent. Returns what was heard before."""
         talk = self._check_open()
-        for task in self._speaking:
-            task.cancel()
-        self._pushed = None
+        self._speech.dropped()
         heard = talk.interrupt()
-        self._room.set()
+        self._speech.wake()
         return heard
 
     async def pause(self) -> None:
@@ -311,7 +214,7 @@ class AvatarSession:
     def _release(self, index: int) -> None:
         assert self._talk is not None, "the pacer runs in an open session"
         pair = self._talk.tick(index)
-        self._room.set()
+        self._speech.wake()
         for sink in list(self._sinks):
             try:
                 sink.offer(pair)
@@ -369,7 +272,7 @@ class AvatarSession:
         self._closed = reason
         for task in self._tasks:
             task.cancel()
-        self._room.set()
+        self._speech.close()
         self._filled.set()
         self._say(SessionClosed(reason))
         self._freeing = asyncio.create_task(self._free())
