@@ -69,6 +69,11 @@ class Memory:
     available: int | None
     limit: int | None
 
+    @property
+    def usable(self) -> int | None:
+        """Bytes that this process may still take, as far as the system tells."""
+        return min((size for size in (self.available, self.limit) if size is not None), default=None)
+
 
 def cpu(root: Path = _ROOT) -> Cpu:
     """Describe the processor and how much of it this process may use."""

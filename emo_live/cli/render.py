@@ -26,7 +26,6 @@ from emo_live.cli.options import (
     Sampler,
     Vae,
     Weights,
-    engine_of,
 )
 from emo_live.cli.progress import reporting
 
@@ -73,6 +72,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Turn a portrait and a speech file into a talking video."""
+    from emo_live.engine.published import chosen_engine
     from emo_live.render import RenderOptions
 
     options = RenderOptions(
@@ -84,7 +84,17 @@ def command(
         steps=steps,
         overwrite=overwrite,
         largest_face=largest_face,
-        engine=engine_of(engine, weights, guidance, sampler, vae, dtype, attention, compile, device),
+        engine=chosen_engine(
+            engine,
+            weights=weights,
+            guidance=guidance,
+            sampler=sampler,
+            vae=vae,
+            dtype=dtype,
+            attention=attention,
+            compile=compile,
+            device=device,
+        ),
     )
     carry_out(portrait, audio, out, options, quiet=quiet, as_json=as_json)
 

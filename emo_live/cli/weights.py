@@ -16,7 +16,7 @@ from emo_live.errors import BadInputError
 from emo_live.types import ModelFolder
 from emo_live.weights.catalogue import CATALOGUE, Published
 from emo_live.weights.folder import default_root, open_model
-from emo_live.weights.manifest import read_manifest
+from emo_live.weights.manifest import check_name, read_manifest
 
 _LINE_EVERY_S = 5.0
 
@@ -112,11 +112,9 @@ def convert(
     from emo_live.weights.convert import convert as make
     from emo_live.weights.local import find_origins
 
-    published = _published(model)
+    published, name = _published(model), name or model
+    check_name(name)
     origins = find_origins(published, files, sound=sound, vae=vae, taesd=taesd)
-    name = name or model
-    if Path(name).name != name or name.startswith("."):
-        raise BadInputError(f"'{name}' is not the name of a folder: use --root for the place and --name for the name")
     told = None if quiet or as_json else _Lines()
     target = (root or default_root()) / name
     _report(make(published, origins, target, dtype=dtype, overwrite=overwrite, told=told), quiet=quiet, as_json=as_json)

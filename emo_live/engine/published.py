@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emo_live.avatar import Avatar
 from emo_live.config import EmoConfig
+from emo_live.engine.kept import Kept
 from emo_live.engine.limits import Limits
 from emo_live.engine.live import Checkpoint, LiveEngine, LiveSpec, Timing, WindowEngine, no_checkpoint
 from emo_live.engine.window import Controls, RollingWindow
 from emo_live.errors import BadInputError, NotSupportedError
 from emo_live.types import ModelFolder
 from emo_live.weights import open_model
+from emo_live.weights.extra import require_extra
 
 if TYPE_CHECKING:
     from emo_live.engine.backend_latent import LatentBackend
@@ -36,7 +37,6 @@ MAX_STEPS = 100
 MAX_GUIDANCE = 20.0
 OVERLAP = 4  # frames that EchoMimic's windows share: of 12, as many as its pipeline makes together
 _START_S = 900.0  # gigabytes to read, and on a GPU a compiler that takes minutes
-_NEEDED = ("torch", "diffusers", "transformers", "safetensors")
 _KEPT_PORTRAITS = 8  # prepared ones, 23 MB each at 512 px
 
 
@@ -117,11 +117,24 @@ def _one_of(what: str, value: str | None, known: tuple[str, ...]) -> None:
         raise BadInputError(f"there is no {what} {value!r}: use {', '.join(known)}")
 
 
+def chosen_engine(engine: str, **said: Any) -> str | PublishedOptions:
+    """The engine by name, or with what is said of it: fields of PublishedOptions, None for nothing said.
+
+    Raises BadInputError for options that this engine does not have.
+    """
+    given = {name: value for name, value in said.items() if value is not None}
+    if engine in USUAL:
+        return PublishedOptions(engine, **given)
+    if given:
+        raise BadInputError(
+            f"engine {engine!r} has no {next(iter(given))}: choose one of {', '.join(USUAL)}, or leave it"
+        )
+    return engine
+
+
 def check_installed(attention: str = "sdpa") -> None:
-    """Raise NotSupportedError, with the pip line, unless the packages that published weights need are there."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotSupportedError(f'published weights need {", ".join(missing)}: pip install "emo-live[gpu]"')
+    """Raise NotSupportedError, with the pip line, unless the packages that the options need are there."""
+    require_extra()
     if attention == "xformers" and importlib.util.find_spec("xformers") is None:
         raise NotSupportedError('attention "xformers" needs: pip install xformers')
 
@@ -229,7 +242,7 @@ class PublishedHost:
         self._threads, self._checkpoint = threads, checkpoint
         self._options, self._size_px = options, size_px
         self._folder = opened(options)
-        self._portraits: OrderedDict[tuple[str, int], Portrait] = OrderedDict()
+        self._portraits: Kept[tuple[str, int], Portrait] = Kept(_KEPT_PORTRAITS)
         self._backend: Future[LatentBackend] = Future()
         self.timing = Timing(live_lengths(self._folder.config), self._folder.config.audio_look_ahead)
 
@@ -254,11 +267,12 @@ class PublishedHost:
     def open(self, spec: LiveSpec) -> LiveEngine:
         from emo_live.engine.latent_generator import LatentGenerator
 
+        avatar, size, backend = spec.avatar, spec.size, self._loaded()
         generator = LatentGenerator(
-            self._loaded(),
-            self._portrait(spec.avatar, spec.size),
-            spec.avatar,
-            size=spec.size,
+            backend,
+            self._portraits.get((avatar.id, size), lambda: backend.prepare(avatar, size)),
+            avatar,
+            size=size,
             seed=spec.seed,
             steps=spec.settings.steps,
             controls=spec.settings.controls,
@@ -268,15 +282,6 @@ class PublishedHost:
     def _loaded(self) -> LatentBackend:
         """A session may be opened while weights still load."""
         return self._backend.result(timeout=_START_S)
-
-    def _portrait(self, avatar: Avatar, size: int) -> Portrait:
-        key = (avatar.id, size)
-        if key not in self._portraits:
-            self._portraits[key] = self._loaded().prepare(avatar, size)
-            if len(self._portraits) > _KEPT_PORTRAITS:
-                self._portraits.popitem(last=False)
-        self._portraits.move_to_end(key)
-        return self._portraits[key]
 
     def close(self) -> None:
         if self._backend.done() and not self._backend.exception():

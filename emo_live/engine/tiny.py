@@ -5,7 +5,6 @@ Written once for both of its backends; tensors are float32 numpy here. Its host 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from PIL import Image
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_STEP, log_mel
 from emo_live.config import LIDS, POSE, TINY
 from emo_live.engine.base import Backend, Prepared, WindowInputs
+from emo_live.engine.kept import Kept
 from emo_live.engine.limits import TINY_LIMITS
 from emo_live.engine.live import SMALL_PX, Checkpoint, LiveEngine, LiveSettings, LiveSpec, Timing, WindowEngine
 from emo_live.engine.motion_prior import FrameNoise, GestureNoise
@@ -180,7 +180,7 @@ class TinyHost:
 
         self._openvino = OpenVinoBackend(threads=threads, cache=cache)
         self._backend = guarded_backend(self._openvino, checkpoint)
-        self._prepared: OrderedDict[str, Prepared] = OrderedDict()
+        self._prepared: Kept[str, Prepared] = Kept(_KEPT_AVATARS)
 
     def warm(self) -> None:
         """Short windows run when this returns; long ones are compiled meanwhile, and used as soon as they can be."""
@@ -189,12 +189,8 @@ class TinyHost:
 
     def open(self, spec: LiveSpec) -> LiveEngine:
         avatar = spec.avatar
-        if avatar.id not in self._prepared:
-            self._prepared[avatar.id] = self._backend.prepare(avatar)
-            if len(self._prepared) > _KEPT_AVATARS:
-                self._prepared.popitem(last=False)
-        self._prepared.move_to_end(avatar.id)
-        return tiny_engine(self._backend, self._prepared[avatar.id], spec, self._long_are_warm)
+        prepared = self._prepared.get(avatar.id, lambda: self._backend.prepare(avatar))
+        return tiny_engine(self._backend, prepared, spec, self._long_are_warm)
 
     def _long_are_warm(self) -> bool:
         return all(self._openvino.is_warm(length) for length in LIVE.lengths)

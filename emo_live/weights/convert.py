@@ -6,7 +6,6 @@ about a minute for 5 GB, most of it for reading, writing and sums. Memory holds 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import secrets
 import shutil
@@ -16,11 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from emo_live.config import EmoConfig
-from emo_live.errors import BadInputError, NotSupportedError
+from emo_live.errors import BadInputError
 from emo_live.types import ModelFolder
 from emo_live.weights.catalogue import Published
+from emo_live.weights.extra import require_extra
 from emo_live.weights.folder import open_model
-from emo_live.weights.manifest import FORMAT, FileEntry, Manifest, write_manifest
+from emo_live.weights.manifest import FORMAT, FileEntry, Manifest, check_name, write_manifest
 from emo_live.weights.origin import Origins, sha256
 from emo_live.weights.plans import Plan, plan_emo, plan_whisper
 from emo_live.weights.writing import size_bytes, write_tensors
@@ -30,15 +30,7 @@ Dtype = Literal["float16", "bfloat16", "float32"]
 Told = Callable[[str, int, int], None]
 Counted = Callable[[str, int], None]  # which file, and how many more bytes are in it
 
-_NEEDED = ("torch", "safetensors", "transformers", "diffusers")
 _SPARE_BYTES = 100_000_000
-
-
-def require_extra(*packages: str) -> None:
-    """Raise NotSupportedError unless these packages are there."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotSupportedError(f'this needs {", ".join(missing)}: pip install "emo-live[gpu]"')
 
 
 def convert(
@@ -56,7 +48,7 @@ def convert(
     config: of the networks, the published one if None. dtype: of the EMO networks' weights, as published if None.
     Raises BadInputError with what is wrong with which file; NotSupportedError without the extra `gpu`.
     """
-    require_extra(*_NEEDED)
+    require_extra()
     check_target(target, overwrite=overwrite)
     config = config or published.config()
     plans = make_plans(published, config, origins, dtype)
@@ -90,6 +82,7 @@ def make_plans(published: Published, config: EmoConfig, origins: Origins, dtype:
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
+    check_name(target.name)
     if target.exists() and not overwrite:
         raise BadInputError(f"'{target}' exists already: allow replacing it (--overwrite), or choose another --root")
     if target.exists() and not target.is_dir():

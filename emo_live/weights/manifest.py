@@ -23,7 +23,8 @@ Model = Literal["hallo", "hallo2", "joyhallo", "echomimic"]
 _MAX_BYTES = 1_000_000
 _MAX_FILES = 100
 # One folder deep, no hidden files, nothing that could climb out.
-_NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_PLAIN = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
+_NAME, _PATH = re.compile(_PLAIN), re.compile(f"(?:{_PLAIN}/)?{_PLAIN}")
 _SUM = re.compile(r"[0-9a-f]{64}")
 
 
@@ -57,6 +58,12 @@ class Manifest:
     notes: tuple[str, ...]
 
 
+def check_name(name: str) -> None:
+    """Raise BadInputError unless a model, and so its folder, can be called that."""
+    if not _NAME.fullmatch(name):
+        raise BadInputError(f"'{name[:60]}' is not the name of a model: use letters, digits, dots and dashes")
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -88,12 +95,11 @@ def _checked(value: object) -> Manifest:
         raise BadInputError(f"it has format {str(found)[:20]}, this program reads format {FORMAT}")
     manifest = rebuilt(Manifest, value, "the manifest")
     config_from_dict(asdict(manifest.config))  # sizes
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", manifest.name):
-        raise BadInputError("its name is not one of a folder")
+    check_name(manifest.name)
     if len(manifest.files) > _MAX_FILES:
         raise BadInputError(f"it lists more than {_MAX_FILES} files")
     for name, entry in manifest.files.items():
-        if not _NAME.fullmatch(name) or name == MANIFEST:
+        if not _PATH.fullmatch(name) or name == MANIFEST:
             raise BadInputError(f"it lists {name[:60]!r}, which is no name of a model's file")
         if not _SUM.fullmatch(entry.sha256) or entry.bytes < 0:
             raise BadInputError(f"size or sum of {name} is none")

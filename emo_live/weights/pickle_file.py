@@ -79,13 +79,11 @@ def _check_zip(path: Path) -> None:
 
 
 def _check_memory(path: Path) -> None:
-    free = hardware.memory()
-    known = [size for size in (free.available, free.limit) if size is not None]
-    size_bytes = path.stat().st_size
-    if known and size_bytes > min(known):
+    usable, size_bytes = hardware.memory().usable, path.stat().st_size
+    if usable is not None and size_bytes > usable:
         raise BadInputError(
             f"'{path.name}' is of torch's old kind, which has to be read whole: {size_bytes / 1e9:.1f} GB, and "
-            f"{min(known) / 1e9:.1f} GB of memory are free"
+            f"{usable / 1e9:.1f} GB of memory are free"
         )
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from emo_live.errors import BadInputError
 from emo_live.types import ModelFolder
 from emo_live.weights.catalogue import Part, Published
-from emo_live.weights.convert import Dtype, Told, check_space, check_target, convert, require_extra
+from emo_live.weights.convert import Dtype, Told, check_space, check_target, convert
+from emo_live.weights.extra import require_extra
 from emo_live.weights.hub import Hub, HuggingFaceHub, Listing, RemoteFile
 from emo_live.weights.origin import Origin, sha256
 
@@ -36,7 +37,7 @@ def pull(
 
     Raises BadInputError (hub out of reach, disk too small, a file that is not what the hub lists, ...).
     """
-    require_extra("huggingface_hub", "torch", "safetensors", "transformers", "diffusers")
+    require_extra("huggingface_hub")
     target = root / published.name
     check_target(target, overwrite=overwrite)
     hub = hub or HuggingFaceHub()

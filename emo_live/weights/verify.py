@@ -10,7 +10,8 @@ from typing import Literal
 from emo_live.errors import BadInputError
 from emo_live.types import ModelFolder
 from emo_live.weights.catalogue import CATALOGUE
-from emo_live.weights.convert import Told, require_extra
+from emo_live.weights.convert import Told
+from emo_live.weights.extra import require_extra
 from emo_live.weights.folder import open_model
 from emo_live.weights.manifest import MANIFEST, read_manifest
 from emo_live.weights.origin import Origin, sha256
@@ -63,7 +64,7 @@ def _row(name: str, path: Path) -> Row:
 
 def verify(model: ModelFolder, told: Told | None = None) -> None:
     """Compare every file with its sum, and the tensors with the networks of the config. Raises BadInputError."""
-    require_extra("torch", "safetensors", "transformers", "diffusers")
+    require_extra()
     manifest = read_manifest(model.path)
     total = sum(entry.bytes for entry in manifest.files.values())
     done = 0

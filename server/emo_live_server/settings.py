@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from emo_live.engine.limits import TINY_LIMITS, Limits
-from emo_live.engine.published import PUBLISHED_LIMITS, USUAL, PublishedOptions
+from emo_live.engine.published import PUBLISHED_LIMITS, USUAL, PublishedOptions, chosen_engine
 from emo_live.errors import BadInputError
 
 PREFIX = "EMO_LIVE_"
@@ -218,12 +218,8 @@ class Settings(BaseSettings):
     @property
     def chosen_engine(self) -> str | PublishedOptions:
         """The engine by name, or with what is set about it."""
-        given = {name: getattr(self, name) for name in _OF_WEIGHTS if getattr(self, name) is not None}
-        if self.engine in USUAL:
-            return PublishedOptions(self.engine, steps=self.steps, **given)
-        if given:
-            raise ValueError(f"setting {next(iter(given))} is of engines with published weights: {', '.join(USUAL)}")
-        return self.engine
+        steps = {"steps": self.steps} if self.engine in USUAL else {}  # the tiny engine has them as well
+        return chosen_engine(self.engine, **{name: getattr(self, name) for name in _OF_WEIGHTS}, **steps)
 
     @property
     def sizes(self) -> tuple[int, ...]:

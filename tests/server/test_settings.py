@@ -142,7 +142,7 @@ def test_an_engine_with_published_weights_has_its_own_limits_and_options() -> No
     for given, words in (
         ({"size": 384}, "setting size must be 256 or 512"),
         ({"steps": 20}, "setting steps must be 1 to 8"),
-        ({"guidance": 2.0}, "setting guidance is of engines with published weights"),
+        ({"guidance": 2.0}, "setting engine 'tiny' has no guidance: choose one of hallo"),
         ({"engine": "hallo", "size": 100}, "multiple of 64"),
         ({"engine": "hallo", "sampler": "euler"}, "use ddim, lcm, tcd, segment"),
     ):

@@ -298,7 +298,7 @@ def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, mon
 
 @pytest.mark.parametrize(("size", "out", "message"), [
     ("100", "new", "multiple of 64"),
-    ("128", "a name", "no name of a model"),
+    ("128", "a name", "not the name of a model"),
 ])  # fmt: skip
 def test_wrong_sizes_and_names(size: str, out: str, message: str, teacher: ModelFolder, tmp_path: Path) -> None:
     arguments = ["--teacher", str(teacher.path), "--films", str(tmp_path), "--out", str(tmp_path / out)]

@@ -257,7 +257,8 @@ def test_too_small_a_disk_is_said_before_anything(
     [
         (("convert", "hallo3", "x"), "choose one of hallo, hallo2"),
         (("convert", "hallo", "missing.pth"), "does not exist"),
-        (("convert", "hallo", "{copy}", "--name", "../evil"), "not the name of a folder"),
+        (("convert", "hallo", "{copy}", "--name", "../evil"), "not the name of a model"),
+        (("convert", "hallo", "{copy}", "--name", "two words"), "not the name of a model"),
         (("convert", "hallo", "{copy}/hallo/net.pth"), "wav2vec2 was not found: give it with --sound"),
         (("convert", "hallo", "{copy}/taesd"), "not found: net.pth"),
         (("convert", "hallo", "{copy}", "--vae", "{copy}/hallo"), "lacks config.json"),

@@ -144,7 +144,7 @@ ENTRY = {"sha256": "0" * 64, "bytes": 1, "source": [], "licence": ""}
         (lambda m: m.update(format="1"), "format must be of type int"),
         (lambda m: m.update(model="evil"), "must be one of hallo, hallo2"),
         (lambda m: m.update(model="echomimic"), "does not list sound/encoder.safetensors"),
-        (lambda m: m.update(name="../x"), "its name"),
+        (lambda m: m.update(name="../x"), "not the name of a model"),
         (lambda m: m.update(notes="x"), "must be a list"),
         (lambda m: m.pop("config"), "lacks config"),
         (lambda m: m["config"]["backbone"].update(heads=10**9), "heads must be from 1"),
