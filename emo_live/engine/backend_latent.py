@@ -107,6 +107,10 @@ class LatentBackend:
         out: Tensor = self.model.speed_encoder(given.to(self.dtype))
         return out
 
+    def strengths(self, motion: float) -> tuple[Tensor, ...]:
+        """Of the sound in the whole picture, the face, the lips. As numbers, each would be compiled for itself."""
+        return torch.tensor((motion, 1.0, 1.0), device=self.device).unbind()
+
     @torch.inference_mode()
     def velocity(
         self,
@@ -116,14 +120,13 @@ class LatentBackend:
         motion: Bank | None,
         audio: Tensor,
         speed: Tensor | None,
-        scales: tuple[float, ...],
+        strengths: tuple[Tensor, ...],
     ) -> Tensor:
         """(T, 4, h, w) -> the guided v-prediction, float32, like it."""
         self.checkpoint()
         rows = len(portrait.code)
         x = noisy.to(self.dtype).expand(rows, *noisy.shape)
         times = torch.full((rows, len(noisy)), timestep, device=self.device)
-        strengths = torch.tensor(scales, device=self.device).unbind()  # as numbers, each would be compiled for itself
         v = self.compiled(x, times, portrait, motion, audio, speed, strengths).float()
         return v[0] if rows == 1 else guided(v[0], v[1], self.guidance)
 
@@ -205,8 +208,7 @@ def check_memory(
     if device.type == "cuda":
         available: int | None = torch.cuda.mem_get_info(device)[0]
     else:
-        memory = hardware.memory()
-        available = min((x for x in (memory.available, memory.limit) if x is not None), default=None)
+        available = hardware.memory().usable
     if available is not None and need > available:
         raise BadInputError(
             f"{folder.name} needs about {need / 1e9:.1f} GB on {device} with {_name(dtype)} at {size} px, "

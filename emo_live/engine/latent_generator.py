@@ -88,7 +88,7 @@ class LatentGenerator:
             audio = backend.audio_tokens(heard, frames, rows)
             motion = backend.motion_bank(torch.stack(before), self.portrait) if config.motion_frames else None
             speed = backend.speed(self.controls.speed, frames, rows)
-            scales = (self.controls.motion, 1.0, 1.0)
+            strengths = backend.strengths(self.controls.motion)
             x = noise = self._noise(0, start, frames)
             waits = _OneStepAhead(backend.device)
             for i, timestep in enumerate(self.sampler.timesteps):
@@ -96,7 +96,7 @@ class LatentGenerator:
                 if known is not None:
                     times = torch.full((len(known),), timestep, device=backend.device)
                     x = torch.cat([self._schedule.add_noise(known, noise[: len(known)], times), x[len(known) :]])
-                v = backend.velocity(x, timestep, self.portrait, motion, audio, speed, scales)
+                v = backend.velocity(x, timestep, self.portrait, motion, audio, speed, strengths)
                 x = self.sampler.step(i, x, v, self._drawing(i + 1, start, frames))
                 waits()
             new = x[-given.length :]

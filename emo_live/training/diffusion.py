@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from emo_live.config import TINY
@@ -20,7 +20,7 @@ from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.hearing import HEARD, Hearing
 from emo_live.models.sampler import NoiseSchedule
 from emo_live.training.motion_data import MotionData
-from emo_live.training.roll_out import Sampling, measure
+from emo_live.training.roll_out import Sampling, sampler
 from emo_live.training.run import Budget, Run, autocast, optimizers
 from emo_live.training.teacher import Teacher, start_from
 
@@ -154,13 +154,9 @@ def train(
     print(f"{len(data[0].tracks)} tracks, {len(data[1].tracks)} held out", flush=True)
     frames = (1,) if stage is Stage.IMAGE else (8,)
 
-    def sample(ema: nn.Module, path: Path) -> dict[str, float]:
-        assert isinstance(ema, Teacher)
-        return measure(ema, data[1], basis, Sampling(steps=6), count=3)
-
     return run.train(
         data[0].batches(budget.batch, frames, budget.seed, first=run.step),
         DiffusionLoss(model, basis, device, stage),
-        None if stage is Stage.IMAGE else sample,
+        None if stage is Stage.IMAGE else sampler(data[1], basis, Sampling(steps=6), count=3),
         sample_every_s=600,
     )

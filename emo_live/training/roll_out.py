@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import TINY
@@ -119,3 +121,15 @@ def measure(model: Teacher, data: MotionData, basis: MotionBasis, sampling: Samp
         rows.setdefault("val_energy", []).append(float(speed.mean() / wanted_speed.mean()))
         rows.setdefault("val_energy_mouth", []).append(float(speed[lips].mean() / wanted_speed[lips].mean()))
     return {name: float(np.mean(values)) for name, values in rows.items()}
+
+
+def sampler(
+    data: MotionData, basis: MotionBasis, sampling: Sampling, count: int
+) -> Callable[[nn.Module, Path], dict[str, float]]:
+    """`measure` as Run.train calls it, which has no picture to draw."""
+
+    def sample(model: nn.Module, path: Path) -> dict[str, float]:
+        assert isinstance(model, Teacher)
+        return measure(model, data, basis, sampling, count)
+
+    return sample

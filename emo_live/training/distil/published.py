@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from emo_live.engine.published import PUBLISHED_LIMITS
 from emo_live.errors import BadInputError
 from emo_live.models.backbone import Block
 from emo_live.models.latent_emo import LatentEmo
@@ -26,27 +26,23 @@ from emo_live.training.distil.train import Course, run_phases
 from emo_live.training.run import Budget, channels_last, pick_device
 from emo_live.training.takes import gather, take_names
 from emo_live.types import ModelFolder
-from emo_live.weights.manifest import FileEntry, read_manifest, write_manifest
+from emo_live.weights.manifest import FileEntry, check_name, read_manifest, write_manifest
 from emo_live.weights.tensor_file import lazily
 from emo_live.weights.writing import write_tensors
-
-SIZE_STEP_PX = 64
 
 
 def check_out(out: Path) -> None:
     """Before anything is trained: whether the result can get its place."""
     if out.exists():
         raise BadInputError(f"{out} is there already: give another --out, or remove it")
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", out.name):
-        raise BadInputError(f"{out.name[:60]!r} is no name of a model: use letters, digits, dots and dashes")
+    check_name(out.name)
 
 
 def distil_published(
     teacher: ModelFolder, films: Path, work: Path, out: Path, recipe: Recipe, budget: Budget, size_px: int
 ) -> None:
     """films: a folder of them; what is made of it stays in `work`. Writes the model folder `out`."""
-    if size_px % SIZE_STEP_PX or size_px <= 0:
-        raise BadInputError(f"the size must be a multiple of {SIZE_STEP_PX} px, not {size_px}")
+    PUBLISHED_LIMITS.check_size(size_px)
     check_out(out)
     device = pick_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

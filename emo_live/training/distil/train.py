@@ -22,7 +22,7 @@ from emo_live.training.distil.recipe import Phase, Recipe
 from emo_live.training.distil.student import Batch, Student
 from emo_live.training.distil.tiny import TinyStudent
 from emo_live.training.motion_data import MotionData
-from emo_live.training.roll_out import Sampling, measure
+from emo_live.training.roll_out import Sampling, sampler
 from emo_live.training.run import Budget, Run, load_weights, optimizers
 from emo_live.training.teacher import Teacher, start_from
 
@@ -96,12 +96,10 @@ def train(
     """data: to train on and held out. start: the teacher's runs, as `start_from` takes them."""
     device = start_from(model, start)
 
-    def sample(ema: nn.Module, path: Path) -> dict[str, float]:
-        assert isinstance(ema, Teacher)
-        return measure(ema, data[1], basis, Sampling(steps=1), count=6)
-
     def batches(phase: Phase, first: int) -> Iterator[Batch]:
         return data[0].batches(budget.batch, recipe.frames, budget.seed, ahead=phase.windows - 1, first=first)
 
-    course = Course(TinyStudent(model, basis, device), model, recipe, batches, sample)
+    course = Course(
+        TinyStudent(model, basis, device), model, recipe, batches, sampler(data[1], basis, Sampling(steps=1), count=6)
+    )
     return run_phases(course, out, budget, device)
