@@ -61,10 +61,11 @@ $(BIN)/python:
 	fi; \
 	echo "making $(VENV) with $$chosen"; rm -rf $(VENV); "$$chosen" -m venv $(VENV)
 
-# Modules are compiled when they are first imported, here: compiling all of them takes 30 MB.
+# Modules are compiled when they are first imported, here (all of them would take 30 MB), and so are the networks.
 $(VENV)/.base: pyproject.toml | $(BIN)/python
 	$(PIP) install --no-compile --editable .
 	$(BIN)/python -c "import emo_live.cli.diagnosis, emo_live.bench, openvino, rich.progress, rich.table"
+	$(BIN)/python -c "from emo_live.render import compile_ahead; compile_ahead()"
 	@touch $@
 
 $(VENV)/.server: $(VENV)/.base

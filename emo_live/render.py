@@ -192,6 +192,12 @@ def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
         backend.close()
 
 
+def compile_ahead() -> None:
+    """Compiles what renderings need, for the processes to come; they find it in the user's cache folder."""
+    with tiny_engine(RenderOptions()):
+        pass  # leaving waits for what has begun
+
+
 class _StoppedError(Exception):
     """Ends the worker after the caller was cancelled."""
 

@@ -12,6 +12,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,12 +22,13 @@ from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.blas_threads import ONE_BLAS_THREAD
+from emo_live.engine.graph_cache import GraphCache, graph_name
 from emo_live.engine.locator_mask import locator_mask
 from emo_live.engine.motion_prior import FaceMotion, MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.engine.tiny_graphs import bank_inputs
 from emo_live.errors import EngineError
-from emo_live.hardware import return_freed_memory
+from emo_live.hardware import cpu, return_freed_memory
 from emo_live.types import Float32
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ T = TypeVar("T")
 _AVATAR = ".avatar"  # ending of what is kept of an avatar
 ASSETS = Path(__file__).parents[1] / "assets" / "tiny"
 _COMPILE_TIMEOUT_S = 120
+_KEPT_GRAPHS = ("denoise", "prepare")  # all others are compiled in a tenth of a second
 _FRAME_INPUTS = {
     "shapes": (),
     "gestures": (),
@@ -63,7 +66,8 @@ _LONGER: dict[str, dict[str, Callable[[int], int]]] = {
 class OpenVinoBackend:
     """threads: inference threads; precision: "f32", "bf16" or None for what this CPU does best.
 
-    cache: a folder of ours where what takes long is kept for another process, compiled or computed (None: nowhere).
+    cache: a folder of ours where what was computed is kept for another process (None: nowhere). graphs: where what was
+    compiled is (None: in the user's cache folder).
     """
 
     name = "openvino"
@@ -75,13 +79,14 @@ class OpenVinoBackend:
         threads: int = 2,
         precision: str | None = None,
         cache: Path | None = None,
+        graphs: GraphCache | None = None,
     ):
         import openvino
 
         if not (assets / "denoise.xml").exists():
             raise EngineError(f"the model files are missing in {assets}: reinstall emo-live")
         self.assets, self.threads = assets, threads
-        self._cache, self._cached = cache, set[tuple[str, int]]()
+        self._cache, self._graphs = cache, graphs or GraphCache.of_user()
         self._core = openvino.Core()
         self.precision = precision or self._best_precision()
         self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
@@ -97,7 +102,6 @@ class OpenVinoBackend:
     def warm(self, lengths: tuple[int, ...]) -> None:
         """Starts compiling for these window lengths in the background, in this order."""
         short, *others = lengths
-        self._cached |= {("denoise", frames) for frames in lengths} | {("prepare", 1)}
         # The denoiser takes longest by far, so it goes first; the portrait is needed before the sound.
         longest = self._start("denoise", short)
         if self._cache is None or not any(self._cache.glob(f"*{_AVATAR}")):
@@ -136,9 +140,37 @@ class OpenVinoBackend:
             key = (name, frames)
             if key not in self._compiled:
                 self._compiled[key] = self._compiler.submit(self._compile, name, frames)
+                if name in _KEPT_GRAPHS:  # when whoever waits for it has gone on; closing waits for that, too
+                    self._compiled[key].add_done_callback(partial(self._keep, name, frames))
             return self._compiled[key]
 
     def _compile(self, name: str, frames: int) -> openvino.CompiledModel:
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32" if name in _EXACT else self.precision,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        if name in _KEPT_GRAPHS and (held := self._graphs.load(self._kept_name(name, frames))) is not None:
+            import openvino
+
+            try:  # on a copy: OpenVINO goes on using it, and would not keep ours alive
+                return self._core.import_model(openvino.Tensor(held), "CPU", options)
+            except RuntimeError:  # made by another kind of machine after all
+                self._graphs.forget(self._kept_name(name, frames))
+        return self._core.compile_model(self._graph(name, frames), "CPU", options)
+
+    def _kept_name(self, name: str, frames: int) -> str:
+        import openvino
+
+        files = [(self.assets / f"{name}.{ending}").read_bytes() for ending in ("xml", "bin")]
+        return graph_name(*files, frames, self.precision, self.threads, openvino.get_version(), cpu().features)
+
+    def _keep(self, name: str, frames: int, compiled: Future[openvino.CompiledModel]) -> None:
+        if not compiled.cancelled() and not compiled.exception():
+            self._graphs.save(self._kept_name(name, frames), lambda: compiled.result().export_model().getbuffer())
+
+    def _graph(self, name: str, frames: int) -> openvino.Model:
         model = self._core.read_model(self.assets / f"{name}.xml")
         if name in _FRAME_INPUTS:
             shapes: dict[str, list[int]] = {}
@@ -150,15 +182,7 @@ class OpenVinoBackend:
                 elif longer := _LONGER.get(name, {}).get(key):
                     shapes[key] = [longer(frames), *rest]
             model.reshape(shapes)
-        options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32" if name in _EXACT else self.precision,
-            "INFERENCE_NUM_THREADS": self.threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-        }
-        if self._cache is not None and (name, frames) in self._cached:
-            options["CACHE_DIR"] = str(self._cache)
-        return self._core.compile_model(model, "CPU", options)
+        return model
 
     def _run(self, name: str, frames: int, inputs: dict[str, Any]) -> Any:
         try:

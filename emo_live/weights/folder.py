@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from emo_live.errors import BadInputError
+from emo_live.folders import cache_folder
 from emo_live.types import ModelFolder
 from emo_live.weights.manifest import MANIFEST, Manifest, read_manifest
 
@@ -25,14 +25,9 @@ WHISPER = ("config.json", "encoder.safetensors")
 
 
 def default_root() -> Path:
-    """$EMO_LIVE_WEIGHTS, else emo_live/weights in the user's cache folder."""
-    if named := os.environ.get(ROOT_VARIABLE):
-        return Path(named).expanduser()
-    if sys.platform == "darwin":
-        cache = Path.home() / "Library" / "Caches"
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "emo_live" / "weights"
+    """$EMO_LIVE_WEIGHTS, else `weights` in this user's cache folder of emo_live."""
+    named = os.environ.get(ROOT_VARIABLE)
+    return Path(named).expanduser() if named else cache_folder() / "weights"
 
 
 def open_model(name_or_path: str | Path, root: Path | None = None) -> ModelFolder:

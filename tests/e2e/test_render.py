@@ -206,6 +206,7 @@ def test_bench_measures_every_stage() -> None:
     stages = {row["stage"] for row in report["stages"]}
     assert {"engine, 256 px", "encoding, 512 px"} <= stages
     assert all(row["threads_1_ms"] > 0 and row["threads_2_ms"] > 0 for row in report["stages"])
-    assert [row["size"] for row in report["end_to_end"]] == [256, 512]
+    rows = [(row["size"], row["run"]) for row in report["end_to_end"]]
+    assert rows == [(256, "first"), (256, "later"), (512, "first"), (512, "later")]
     assert all(row["video_s"] == 1.0 and row["peak_rss_mb"] < MAX_RSS_BYTES / 1e6 for row in report["end_to_end"])
     assert json.loads(json.dumps(report))["machine"]["cpu"]["features"] is not None

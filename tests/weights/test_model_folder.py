@@ -17,6 +17,7 @@ import pytest
 from emo_live.config import TINY, EmoConfig
 from emo_live.config_dict import config_from_dict
 from emo_live.errors import BadInputError
+from emo_live.folders import CACHE_VARIABLE
 from emo_live.models.checkpoints.echomimic import ECHOMIMIC
 from emo_live.models.checkpoints.hallo import HALLO, JOYHALLO
 from emo_live.weights import default_root, open_model
@@ -102,6 +103,9 @@ def test_the_default_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     assert default_root() == tmp_path
     monkeypatch.delenv(ROOT_VARIABLE)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "mine"))
+    assert default_root() == tmp_path / "mine/weights"
+    monkeypatch.delenv(CACHE_VARIABLE)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert default_root() == tmp_path / "cache/emo_live/weights"
