@@ -24,7 +24,7 @@ from emo_live import samples
 from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.folders import CACHE_VARIABLE
-from emo_live.hardware import describe, peak_rss_bytes
+from emo_live.hardware import describe, few_heaps, peak_rss_bytes
 from emo_live.render import RenderOptions, render
 from emo_live.types import MODEL_RATE_HZ, Float32, Progress, ProgressCallback, UInt8
 
@@ -160,6 +160,7 @@ def _ms(job: Callable[[], object]) -> float:
 
 def _end_to_end(size: int, run: str, seconds: float, cache: str) -> EndToEndRow:
     """Render the bundled portrait; runs in a process that does nothing else. cache: folder of its own."""
+    few_heaps()
     os.environ[CACHE_VARIABLE] = cache
     with tempfile.TemporaryDirectory(prefix="emo-live-bench-") as folder:
         sound, out = Path(folder) / "speech.wav", Path(folder) / "out.mp4"

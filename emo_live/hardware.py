@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _ROOT = Path("/")
+_M_ARENA_MAX = -8  # malloc.h of glibc
 # cgroup v1 says "no limit" with a number near 2^63.
 _NO_LIMIT_BYTES = 1 << 60
 
@@ -214,6 +215,13 @@ def _run(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
+
+
+def few_heaps() -> None:
+    """For a process of our own, before it starts threads: they share two heaps. Each thread's own would keep what it
+    has freed, and compilers have many threads."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # only glibc can
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def return_freed_memory() -> None:

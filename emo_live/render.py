@@ -30,7 +30,7 @@ from emo_live.engine.published import (
     RenderWish,
     published_engine,
 )
-from emo_live.engine.tiny import OFFLINE, SIDE_BY_SIDE, tiny_window
+from emo_live.engine.tiny import OFFLINE, SIDE_BY_SIDE, tiny_window, usual_threads
 from emo_live.engine.window import DEFAULT_SPEED, Controls, RollingWindow
 from emo_live.errors import BadInputError
 from emo_live.face.portrait import PictureSource
@@ -50,8 +50,8 @@ class RenderOptions:
     into the whole picture. full_frame: the face goes back into the whole picture, at its own resolution. speed: head
     velocity in degrees a second (None: the model's usual). motion: strength of head motion, 1 as generated. seed:
     another one gives another performance. steps: denoising steps (None: the model's usual). largest_face: of several
-    faces take the largest. threads: of the engine (None: two, or what there is). engine: "tiny", or published weights
-    by name or as PublishedOptions.
+    faces take the largest. threads: of inference (None: one or two, by what there is). engine: "tiny", or published
+    weights by name or as PublishedOptions.
     """
 
     size: int = 512
@@ -178,12 +178,11 @@ def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
     """The shipped model on OpenVINO: compiles in the background while the caller looks for the face."""
     from emo_live.engine.backend_openvino import OpenVinoBackend
 
-    # More than two gain nothing on a model of this size; a container's quota may leave less.
-    threads = options.threads or max(1, min(2, int(hardware.cpu().usable_cores)))
-    backend = OpenVinoBackend(threads=threads)
+    cores = hardware.cpu().usable_cores
+    backend = OpenVinoBackend(threads=options.threads or usual_threads(cores))
     try:
         backend.warm(OFFLINE.lengths)
-        if threads == 1:
+        if cores < 2:
             yield lambda avatar: window_of(backend, avatar, options)
         else:  # pictures are half of the work, and most of it is not OpenVINO's
             with ThreadPoolExecutor(1, thread_name_prefix="emo-live-pictures") as painter:

@@ -14,6 +14,7 @@ import typer
 
 from emo_live.cli import bench, demo, doctor, enroll, render, serve, train, weights
 from emo_live.errors import EmoLiveError, EngineError
+from emo_live.hardware import few_heaps
 
 _INTERRUPTED = 130
 
@@ -59,6 +60,7 @@ def _options(
 def main(argv: list[str] | None = None) -> int:
     """Run the command line (without the program's name; default: the process's own) and return the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    few_heaps()
     try:
         result = app(arguments or ["--help"], prog_name="emo-live", standalone_mode=False)
     except EngineError as error:

@@ -27,7 +27,7 @@ from emo_live.engine.pool_lane import PoolLane
 from emo_live.engine.process import WATCH_EVERY_S, EngineProcess, Pulse
 from emo_live.engine.published import PublishedOptions
 from emo_live.engine.ring import LaneMemory, n_frames_of, new_memory, size_of
-from emo_live.engine.tiny import TinyHost
+from emo_live.engine.tiny import TinyHost, usual_threads
 from emo_live.errors import BadInputError, EngineError, NotReadyError
 from emo_live.types import STEP_S
 
@@ -75,9 +75,9 @@ class EnginePool:
         self.limits = limits_of(self._factory)
         self._timing: Timing | None = None  # known when the process is warm
         self._cache: tempfile.TemporaryDirectory[str] | None = None
-        # A core is left to media. More than two gain nothing on a model of this size, and on cores that are busy with
-        # other things two threads are slower than one: they wait for each other after every layer.
-        self._threads = threads or max(1, min(2, int(hardware.cpu().usable_cores) - 1))
+        # A core is left to media: on cores that are busy with other things two threads are slower than one, because
+        # they wait for each other after every layer.
+        self._threads = threads or usual_threads(hardware.cpu().usable_cores - 1)
         self._max_sessions = max_sessions
         self._names = itertools.count()
         self._lanes: dict[int, PoolLane] = {}

@@ -154,9 +154,7 @@ def _spawn(fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-c", _CODE, *map(str, fds)]
     # It finds this package, and a caller's own engines, where this process does.
     path = os.pathsep.join(os.path.abspath(part) for part in sys.path)
-    # Compiling threads would leave a heap each.
-    env = {"MALLOC_ARENA_MAX": "2", **os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, env=env)
+    return subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
 
 
 class Pulse:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from emo_live import hardware
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_STEP, log_mel
 from emo_live.config import LIDS, POSE, TINY
 from emo_live.engine.base import Backend, Prepared, WindowInputs
@@ -162,6 +163,15 @@ class _Guard:
             return found(*args, **kwargs)
 
         return guarded
+
+
+def usual_threads(cores: float) -> int:
+    """Inference threads of this model on so many cores.
+
+    More than two gain nothing. With bf16 it is one: two are not quicker beside the thread that makes pictures, and on
+    busy cores their runtime keeps hundreds of MB (docs/LOG.md).
+    """
+    return max(1, min(1 if hardware.cpu().best_precision == "bf16" else 2, int(cores)))
 
 
 def guarded_backend(backend: Backend, checkpoint: Checkpoint) -> Backend:

@@ -23,6 +23,7 @@ from emo_live.engine import channel
 from emo_live.engine.live import EngineHost, LiveEngine, LiveSpec
 from emo_live.engine.ring import LaneMemory, beat_of, n_frames_of
 from emo_live.errors import EmoLiveError
+from emo_live.hardware import few_heaps
 
 _IDLE_S = 0.1  # how often an idle process says that it lives
 
@@ -220,6 +221,7 @@ def main(control: int, wake: int, out: int, beat: int) -> None:
     # Ctrl-C, and what service managers send, go to every process of a service; the media process decides.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    few_heaps()
     code = 1
     try:
         Worker(socket.socket(fileno=control), wake, socket.socket(fileno=out), beat_of(beat)).run()
