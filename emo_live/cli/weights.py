@@ -23,7 +23,7 @@ _LINE_EVERY_S = 5.0
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 Model = Annotated[str, typer.Argument(help=f"One of {', '.join(CATALOGUE)}.", show_default=False)]
-Root = Annotated[Path | None, typer.Option(help="Folder of all models ($EMO_LIVE_WEIGHTS, or the user's cache).")]
+Root = Annotated[Path | None, typer.Option(help="Folder of all models ($EMO_LIVE_WEIGHTS_ROOT, or the user's cache).")]
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace the model if it is there.")]
 DtypeOption = Annotated[
     Literal["float16", "bfloat16", "float32"] | None,

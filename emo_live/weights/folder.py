@@ -17,7 +17,7 @@ from emo_live.folders import cache_folder
 from emo_live.types import ModelFolder
 from emo_live.weights.manifest import MANIFEST, Manifest, read_manifest
 
-ROOT_VARIABLE = "EMO_LIVE_WEIGHTS"
+ROOT_VARIABLE = "EMO_LIVE_WEIGHTS_ROOT"  # EMO_LIVE_WEIGHTS is the setting of a server
 EMO = "emo.safetensors"
 DIFFUSERS = ("config.json", "diffusion_pytorch_model.safetensors")
 WAV2VEC = ("config.json", "model.safetensors")
@@ -25,7 +25,7 @@ WHISPER = ("config.json", "encoder.safetensors")
 
 
 def default_root() -> Path:
-    """$EMO_LIVE_WEIGHTS, else `weights` in this user's cache folder of emo_live."""
+    """$EMO_LIVE_WEIGHTS_ROOT, else `weights` in this user's cache folder of emo_live."""
     named = os.environ.get(ROOT_VARIABLE)
     return Path(named).expanduser() if named else cache_folder() / "weights"
 

@@ -24,6 +24,8 @@ from pydantic_settings import (
 from emo_live.engine.limits import TINY_LIMITS, Limits
 from emo_live.engine.published import PUBLISHED_LIMITS, USUAL, PublishedOptions, chosen_engine
 from emo_live.errors import BadInputError
+from emo_live.folders import CACHE_VARIABLE
+from emo_live.weights.folder import ROOT_VARIABLE
 
 PREFIX = "EMO_LIVE_"
 Scope = Literal["session:create", "session:view", "metrics:read"]
@@ -32,6 +34,7 @@ SIZES = (256, 512)  # that the page offers
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # names the TOML file; read by the command line
 _MIN_KEY_CHARS = 16
 _MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: as long as the hash
+_NO_SETTINGS = (CONFIG_VARIABLE, CACHE_VARIABLE, ROOT_VARIABLE)  # in the environment, of everything
 _OF_WEIGHTS = ("weights", "guidance", "sampler", "vae", "dtype", "attention", "compile", "device")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -288,7 +291,8 @@ def load(config: Path | None = None, **given: Any) -> Settings:
 
         kind = FromFile
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name != CONFIG_VARIABLE and name[len(PREFIX) :].lower() not in kind.model_fields:
+        known = name in _NO_SETTINGS or name[len(PREFIX) :].lower() in kind.model_fields
+        if name.startswith(PREFIX) and not known:
             raise BadInputError(f"there is no setting {name}: check the environment")
     try:
         return kind(**{name: value for name, value in given.items() if value is not None})

@@ -107,6 +107,9 @@ def test_names_that_mean_nothing_are_noticed(tmp_path: Path, monkeypatch: pytest
     file.write_text("prot = 1")
     with pytest.raises(BadInputError, match="there is no setting prot"):
         load(file)
+    monkeypatch.setenv("EMO_LIVE_CACHE", str(tmp_path))
+    monkeypatch.setenv("EMO_LIVE_WEIGHTS_ROOT", str(tmp_path))
+    assert load().weights is None, "folders of all commands are no settings of a server's"
     monkeypatch.setenv("EMO_LIVE_PROT", "1")
     with pytest.raises(BadInputError, match="EMO_LIVE_PROT"):
         load()

@@ -290,7 +290,7 @@ def test_a_result_that_cannot_be_written_leaves_nothing(
 ])  # fmt: skip
 def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EMO_LIVE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("EMO_LIVE_WEIGHTS_ROOT", str(tmp_path))
     with pytest.raises(BadInputError, match=message):
         main(["distil", *arguments])
     assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 
 @pytest.fixture(autouse=True)
 def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("EMO_LIVE_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("EMO_LIVE_WEIGHTS_ROOT", str(tmp_path / "weights"))
 
 
 @pytest.fixture
