@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
-SIDE_BY_SIDE := tests/golden tests/models tests/training tests/unit tests/weights
+# What takes longest comes first.
+SIDE_BY_SIDE := tests/e2e/test_render.py tests/e2e/test_backends.py tests/models tests/weights tests/training tests/golden tests/unit
 
 .PHONY: setup demo demo-video test lint train-setup checksums clean
 
@@ -25,7 +26,7 @@ demo-video: setup
 # Tests of pure logic and of models on all cores side by side; then those that live in real time, one after the other.
 test: lint
 ifeq ($(PYTEST_ARGS),)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(SIDE_BY_SIDE)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore=%)
 else
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

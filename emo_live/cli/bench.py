@@ -38,6 +38,7 @@ def browser(
     seconds: Annotated[float, typer.Option(help="How long the speaking avatar is watched.", min=10.0)] = 60.0,
     size: Annotated[int, typer.Option(help="Side of the picture in px: 256 or 512.")] = 512,
     loss: Annotated[float, typer.Option(help="Also with so many percent of packets lost.", min=0.0, max=50.0)] = 0.0,
+    busy: Annotated[int, typer.Option(help="Also with so many other processes at work.", min=0, max=64)] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure what a viewer in Chromium gets: offset of sound and picture, evenness of the pictures, use of the CPU."""
@@ -50,7 +51,7 @@ def browser(
         if not as_json:
             typer.echo(f"watching {watched}", err=True)
 
-    report = measure(seconds=seconds, size=size, loss_percent=loss, progress=tell)
+    report = measure(seconds=seconds, size=size, loss_percent=loss, busy=busy, progress=tell)
     show(report.as_dict(), as_json=as_json)
 
 

@@ -37,7 +37,7 @@ def test_motion_frames_are_carried_through_pixels(golden: Golden, codec: Picture
     """Portrait and motion frames, encoded to the posterior's mean: those of window 1 from the pictures of window 0."""
     numbers = golden("hallo/pipeline_two_windows")
     pixels = numbers["portrait_pixels"]
-    close(codec.encode(pixels.expand(3, -1, -1, -1)), numbers["w0.ref_latents"], 1e-6)
+    close(codec.encode(pixels.expand(3, -1, -1, -1)), numbers["w0.ref_latents"], 1e-4)
     portrait = codec.encode(pixels)
     shown = numbers["w0.latents_step3"][0, :, -2:].transpose(0, 1)
     ours = torch.cat([portrait, carried(codec, shown)])

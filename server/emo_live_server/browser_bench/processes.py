@@ -19,6 +19,7 @@ from emo_live.errors import EngineError
 _PROC = Path("/proc")
 _POLL_S = 0.1
 _STOP_S = 25.0
+_BURDEN_S = 180
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,18 @@ def running(*arguments: str, port: int, ready: str = "/healthz", patience_s: flo
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+
+
+@contextlib.contextmanager
+def burdened(count: int) -> Iterator[None]:
+    """Meanwhile so many processes compute without a pause; they end by themselves, should this one be killed."""
+    spin = f"import time\nend = time.monotonic() + {_BURDEN_S}\nwhile time.monotonic() < end: pass"
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            process = subprocess.Popen([sys.executable, "-c", spin])
+            stack.callback(process.wait, timeout=_STOP_S)
+            stack.callback(process.kill)
+        yield
 
 
 def _await_ready(process: subprocess.Popen[bytes], url: str, patience_s: float) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from emo_live.hardware import describe
 from emo_live_server.browser_bench.chromium import SETTLING_S, Summary, launched, summarize, watch
-from emo_live_server.browser_bench.processes import Server, free_port, running, usage
+from emo_live_server.browser_bench.processes import Server, burdened, free_port, running, usage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -28,6 +28,16 @@ _REFERENCE = "emo_live_server.browser_bench.reference"
 _LOSSY = "emo_live_server.browser_bench.lossy"
 _TEXT = "This sentence is spoken again and again, so that the face has something to do while its pictures are counted."
 _EVERY_S = 9.0  # about as long as the text takes to speak, and two seconds of rest
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What the ideal sender and emo_live are compared under. loss_percent: of packets; busy: other processes that take
+    all the time they can get on this machine."""
+
+    name: str = ""
+    loss_percent: float = 0.0
+    busy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,35 +88,40 @@ class BrowserReport:
 
 
 def measure(
-    *, seconds: float, size: int, loss_percent: float = 0.0, progress: Callable[[str], None] = lambda watched: None
+    *,
+    seconds: float,
+    size: int,
+    loss_percent: float = 0.0,
+    busy: int = 0,
+    progress: Callable[[str], None] = lambda watched: None,
 ) -> BrowserReport:
     """seconds: how long the speaking model is watched. progress: called with what is watched next.
 
-    loss_percent: of packets, in a second look at the ideal sender and at emo_live, which are compared with each other.
+    loss_percent and busy: each of them is a second look at the ideal sender and at emo_live, see Condition.
     """
-    senders: dict[str, Callable[[Browser], Summary]] = {
-        "ideal": lambda browser: view_reference(browser, size=size),
-        f"bad, {CONTROL_SKEW_MS:.0f} ms": lambda browser: view_reference(browser, size=size, skew_ms=CONTROL_SKEW_MS),
-        "emo_live": lambda browser: view_pattern(browser, size=size),
-    }
+    conditions = [Condition()]
     if loss_percent:
-        ideal = f"ideal, {loss_percent:g} % lost"
-        senders[ideal] = lambda browser: view_reference(browser, size=size, loss_percent=loss_percent)
-        senders[f"emo_live, {loss_percent:g} % lost"] = lambda browser: view_pattern(
-            browser, size=size, loss_percent=loss_percent
-        )
-    found: dict[str, Summary] = {}
+        conditions.append(Condition(f", {loss_percent:g} % lost", loss_percent))
+    if busy:
+        conditions.append(Condition(f", {busy} busy", busy=busy))
+    rows: list[OffsetRow] = []
     with launched() as browser:
-        for name, look in senders.items():
-            progress(f"flash and beep of the sender {name!r} for {OFFSET_S:.0f} s")
-            found[name] = look(browser)
+
+        def look(name: str, view: Callable[..., Summary], condition: Condition, **more: float) -> Summary:
+            progress(f"flash and beep of the sender {name + condition.name!r} for {OFFSET_S:.0f} s")
+            with burdened(condition.busy):
+                return view(browser, size=size, loss_percent=condition.loss_percent, **more)
+
+        for condition in conditions:
+            ideal = look("ideal", view_reference, condition)
+            rows.append(_offset_row("ideal" + condition.name, ideal, ideal))
+            if condition == conditions[0]:
+                bad = look("bad", view_reference, condition, skew_ms=CONTROL_SKEW_MS)
+                rows.append(_offset_row(f"bad, {CONTROL_SKEW_MS:.0f} ms", bad, ideal))
+            rows.append(_offset_row("emo_live" + condition.name, look("emo_live", view_pattern, condition), ideal))
         progress(f"the speaking model for {seconds:.0f} s")
         live = view_live(browser, seconds=seconds, size=size)
-    rows = tuple(
-        _offset_row(name, summary, found[ideal if loss_percent and name.endswith("lost") else "ideal"])
-        for name, summary in found.items()
-    )
-    return BrowserReport(describe(), size, rows, (live,))
+    return BrowserReport(describe(), size, tuple(rows), (live,))
 
 
 def reference(size: int, skew_ms: float = 0.0) -> AbstractContextManager[Server]:
