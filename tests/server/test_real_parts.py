@@ -34,14 +34,14 @@ pytestmark = pytest.mark.slow
 
 
 @contextlib.asynccontextmanager
-async def serving(**given: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Any]]:
-    app = create_app(load(port=0, engine="pattern", size=256, **given))
+async def serving(patience_s: float = 25, **given: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Any]]:
+    app = create_app(load(**{"port": 0, "engine": "pattern", "size": 256, **given}))
     next(iter(app.state.context.avatars._faces.values())).avatar = bundled_avatar()
     addresses: list[str] = []
     server = Server(app, app.state.context.settings, addresses.append)
     task = asyncio.create_task(server.serve())
     try:
-        await until(lambda: addresses and app.state.context.ready, 25)
+        await until(lambda: addresses and app.state.context.ready, patience_s)
         async with httpx.AsyncClient(base_url=addresses[0], timeout=20) as client:
             yield client, app.state.context
     finally:
@@ -89,6 +89,7 @@ class Viewer:
         self.pc.addTransceiver("video", direction="recvonly")
         self.tasks: list[asyncio.Task[None]] = []
         self.indices: list[int | None] = []
+        self.different: set[int] = set()
         self.loudest = 0
         self.pc.on("track", lambda track: self.tasks.append(asyncio.create_task(self._take(track))))
 
@@ -97,7 +98,9 @@ class Viewer:
             while True:
                 frame = await track.recv()
                 if track.kind == "video":
-                    self.indices.append(read_index(frame.to_ndarray(format="rgb24")))
+                    picture = frame.to_ndarray(format="rgb24")
+                    self.indices.append(read_index(picture))
+                    self.different.add(hash(picture.tobytes()))
                 else:
                     self.loudest = max(self.loudest, int(np.abs(frame.to_ndarray()).max()))
 
@@ -125,6 +128,27 @@ async def test_a_viewer_sees_and_hears_the_session() -> None:
         assert viewer.loudest > 5000, "the beep of the pattern"
         await viewer.close()  # as players do: first the connection, then goodbye
         assert (await client.delete(reply.headers["location"])).status_code == 200
+        await until(lambda: len(context.sessions) == 0, 10)
+
+
+async def test_published_weights_are_served_like_the_tiny_model() -> None:
+    """A small random model: its pictures are noise, but they come, and they go on when something is said."""
+    pytest.importorskip("diffusers")
+    from engine_mini import SIZE, mini_folder
+
+    weights = {"engine": "hallo", "weights": str(mini_folder("hallo")), "size": SIZE, "steps": 1}
+    async with serving(patience_s=120, **weights) as (client, context):
+        made = (await client.post("/v1/sessions", json={"greet": False})).json()
+        viewer = Viewer()
+        await viewer.watch(client, made["webrtc_url"])
+        await until(lambda: len(viewer.different) > 4, 30)
+        session = f"/v1/sessions/{made['id']}"
+        assert (await client.post(f"{session}/audio", content=samples.greeting().read_bytes())).status_code == 202
+        await until(lambda: viewer.loudest > 1000, 30)
+        assert (await client.post(f"{session}/interrupt")).json()["heard_ms"] > 0
+        assert (await client.get(f"{session}/stats")).json()["session"]["engine_ms_per_frame"] > 0
+        await viewer.close()
+        assert (await client.delete(session)).status_code == 200
         await until(lambda: len(context.sessions) == 0, 10)
 
 
