@@ -8,6 +8,7 @@ is repeated in tests only). Tensors are on `device`; latents float32, networks i
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from emo_live import hardware
 from emo_live.avatar import Avatar
 from emo_live.config import EmoConfig
 from emo_live.engine.face_regions import face_regions
-from emo_live.engine.published import PublishedOptions, longest_window
+from emo_live.engine.published import OVERLAP, PublishedOptions, live_lengths, offline_lengths
 from emo_live.errors import BadInputError, EngineError
 from emo_live.models.attention import choose_kernel
 from emo_live.models.compiled import Compiled, Mode
@@ -38,7 +39,8 @@ DECODED_TOGETHER = 4  # pictures: of 512 px the VAE needs 1.6 GB for them in hal
 
 
 class LatentBackend:
-    """checkpoint: called before every piece of work; compiled: says how the denoiser runs, and why.
+    """checkpoint: called before every piece of work; compiled: says how the denoiser runs, and why. window_frames: of
+    long windows, as many as there is memory for.
 
     Raises BadInputError where device or memory do not suffice.
     """
@@ -52,7 +54,9 @@ class LatentBackend:
         self.sampler_name, self.guidance = options.sampler, options.usual_guidance(live=live)
         self.checkpoint: Callable[[], None] = lambda: None
         codec = cast(CodecKind, options.vae or ("taesd" if live and folder.taesd is not None else "sd"))
-        check_memory(folder, codec, self.device, self.dtype, longest_window(folder.config), size_px, self.guidance > 1)
+        lengths = live_lengths(self.config)[-1:] if live else offline_lengths(self.config)
+        guides = self.guidance > 1
+        self.window_frames = fitting_window(folder, codec, self.device, self.dtype, lengths, size_px, guides)
         if threads is not None and self.device.type == "cpu":
             torch.set_num_threads(threads)
         with memory_hint():
@@ -194,26 +198,32 @@ def chosen_dtype(wanted: str | None, device: torch.device) -> torch.dtype:
     return cast(torch.dtype, getattr(torch, wanted))
 
 
-def check_memory(
+def fitting_window(
     folder: ModelFolder,
     codec: CodecKind,
     device: torch.device,
     dtype: torch.dtype,
-    frames: int,
+    lengths: tuple[int, ...],
     size: int,
     guides: bool,
-) -> None:
-    """Raise BadInputError, with both figures, where weights and a window of `frames` frames will not fit."""
-    need = memory_need(folder.config, dtype, size, frames, guides, vae=codec, pictures_at_once=DECODED_TOGETHER)
+) -> int:
+    """The first of these lengths of a window that fits beside the weights. Raises BadInputError, with both figures,
+    where none does."""
     if device.type == "cuda":
-        available: int | None = torch.cuda.mem_get_info(device)[0]
+        usable: int | None = torch.cuda.mem_get_info(device)[0]
     else:
-        available = hardware.memory().usable
-    if available is not None and need > available:
-        raise BadInputError(
-            f"{folder.name} needs about {need / 1e9:.1f} GB on {device} with {_name(dtype)} at {size} px, "
-            f"{available / 1e9:.1f} GB are free: use a smaller size, half precision (dtype), or no guidance"
-        )
+        usable = hardware.memory().usable
+    available = math.inf if usable is None else usable
+    known = 0 if folder.config.motion_frames else OVERLAP  # frames that such a window makes once more
+    for length in lengths:
+        frames = length + known
+        need = memory_need(folder.config, dtype, size, frames, guides, vae=codec, pictures_at_once=DECODED_TOGETHER)
+        if need <= available:
+            return length
+    raise BadInputError(
+        f"{folder.name} needs about {need / 1e9:.1f} GB on {device} with {_name(dtype)} at {size} px, "
+        f"{available / 1e9:.1f} GB are free: use a smaller size, half precision (dtype), or no guidance"
+    )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from emo_live.avatar import Avatar
 from emo_live.engine.backend_latent import LatentBackend, memory_hint
 from emo_live.engine.live import LiveSettings
 from emo_live.engine.motion_prior import WhiteNoise
-from emo_live.engine.published import OVERLAP, longest_window
+from emo_live.engine.published import OVERLAP
 from emo_live.engine.window import HISTORY, Controls, Latent, NextWindow, PicturesTaken, WindowPolicy
 from emo_live.errors import EngineError
 from emo_live.media.image import PastedCrop
@@ -162,7 +162,7 @@ class _OneStepAhead:
 
 def offline_policy(backend: LatentBackend) -> WindowPolicy:
     """On CUDA a window's pictures are decoded beside the next one."""
-    return WindowPolicy((longest_window(backend.config),), beside=1 if backend.device.type == "cuda" else 0)
+    return WindowPolicy((backend.window_frames,), beside=1 if backend.device.type == "cuda" else 0)
 
 
 def warm_up(backend: LatentBackend, lengths: tuple[int, ...], size: int, steps: int) -> float:

@@ -170,15 +170,16 @@ class RenderWish:
     threads: int | None
 
 
-def longest_window(config: EmoConfig) -> int:
-    """Frames of a long window, as many as the weights know, less those that EchoMimic's windows share."""
-    return 16 if config.motion_frames else 12 - OVERLAP
+def offline_lengths(config: EmoConfig) -> tuple[int, ...]:
+    """Frames of a window: as many as the weights know, less those that EchoMimic's windows share; then shorter ones,
+    for where memory is short."""
+    return (16, 12, 8) if config.motion_frames else (12 - OVERLAP,)
 
 
 def live_lengths(config: EmoConfig) -> tuple[int, ...]:
     """A short first window: its picture needs 240 ms of sound. Long ones are shorter than files have, so that what is
     said shows sooner."""
-    return (4, min(12, longest_window(config)))
+    return (4, min(12, offline_lengths(config)[0]))
 
 
 @contextlib.contextmanager

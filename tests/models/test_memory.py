@@ -6,13 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from engine_mini import mini_folder
 from torch.profiler import ProfilerActivity, profile
 
+from emo_live import hardware
 from emo_live.config import BackboneConfig, EmoConfig
+from emo_live.engine.backend_latent import DECODED_TOGETHER, fitting_window
+from emo_live.errors import BadInputError
 from emo_live.models import memory
 from emo_live.models.checkpoints.echomimic import ECHOMIMIC, WHISPER
 from emo_live.models.checkpoints.hallo import HALLO
 from emo_live.models.latent_emo import LatentEmo
+from emo_live.weights import open_model
 
 PUBLISHED = pytest.mark.parametrize("published", [HALLO, ECHOMIMIC], ids=lambda config: config.name)
 SIZE_PX, FRAMES = 128, 3
@@ -129,3 +134,20 @@ def test_parts_around_emo_are_counted_right() -> None:
     for count, part in parts.items():
         assert sum(value.numel() for value in part.state_dict().values()) == pytest.approx(count, rel=0.001)
     assert len(parts) == 4
+
+
+def test_windows_are_as_long_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = replace(open_model(mini_folder("hallo")), config=HALLO)
+
+    def need(frames: int) -> int:
+        return memory.memory_need(HALLO, torch.float32, 512, frames, True, pictures_at_once=DECODED_TOGETHER)
+
+    def fitting() -> int:
+        return fitting_window(folder, "sd", torch.device("cpu"), torch.float32, (16, 12, 8), 512, True)
+
+    for available, length in ((need(16), 16), (need(16) - 1, 12), (need(12) - 1, 8)):
+        monkeypatch.setattr(hardware, "memory", lambda free=available: hardware.Memory(free, free, None))
+        assert fitting() == length
+    monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(None, need(8) - 1, None))
+    with pytest.raises(BadInputError, match="needs about"):
+        fitting()
