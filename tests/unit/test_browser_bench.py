@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ pytest.importorskip("aiortc", reason='needs the extra "server"')
 
 from emo_live.errors import EngineError
 from emo_live_server.browser_bench.chromium import SETTLING_S, Viewing, percentile, summarize
-from emo_live_server.browser_bench.processes import free_port, running, usage
+from emo_live_server.browser_bench.processes import burdened, free_port, running, usage
 
 REPORT = {"codec": "video/H264", "freezes": 1, "freeze_s": 0.5}
 SETTLED_MS = SETTLING_S * 1000
@@ -70,3 +71,13 @@ def test_usage_counts_this_process() -> None:
 def test_a_server_that_ends_at_once_is_reported_with_its_last_line() -> None:
     with pytest.raises(EngineError, match="No module named"), running("no_such_module", port=free_port()):
         pass
+
+
+def test_a_burden_ends_with_its_block() -> None:
+    def children() -> set[str]:
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    before = children()
+    with burdened(2):
+        assert len(children() - before) == 2
+    assert children() <= before
