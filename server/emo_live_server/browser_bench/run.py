@@ -42,12 +42,14 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class OffsetRow:
-    """beep_after_flash_ms: median. from_ideal_ms: how much more than with the ideal sender."""
+    """beep_after_flash_ms: median. from_ideal_ms: how much more than with the ideal sender. gap_p95_ms: between
+    pictures that follow each other on the screen; those of the ideal sender are the browser's own doing."""
 
     sender: str
     beep_after_flash_ms: float | None
     from_ideal_ms: float | None
     spread_ms: float | None
+    gap_p95_ms: float
     seconds: int
 
 
@@ -197,7 +199,8 @@ def serving(engine: str, size: int) -> AbstractContextManager[Server]:
 def _offset_row(sender: str, summary: Summary, ideal: Summary) -> OffsetRow:
     known = summary.offset_ms is not None and ideal.offset_ms is not None
     from_ideal = summary.offset_ms - ideal.offset_ms if known else None  # type: ignore[operator]
-    return OffsetRow(sender, summary.offset_ms, from_ideal, summary.spread_ms, summary.seconds_compared)
+    gap = summary.gap_p95_ms
+    return OffsetRow(sender, summary.offset_ms, from_ideal, summary.spread_ms, gap, summary.seconds_compared)
 
 
 def _post(url: str, content: dict[str, Any]) -> Any:
