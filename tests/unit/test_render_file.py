@@ -233,7 +233,7 @@ def test_memory_does_not_grow_with_the_sound(tmp_path: Path) -> None:
         environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
         ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
         peaks.append(int(ran.stdout))
-    assert peaks[1] < peaks[0] + 16_000_000
+    assert peaks[1] < peaks[0] + 8_000_000
 
 
 @pytest.mark.parametrize(
