@@ -90,6 +90,7 @@ class OpenVinoBackend:
         self._core = openvino.Core()
         self.precision = precision or self._best_precision()
         self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
+        self._unkept: dict[tuple[str, int], str] = {}  # compiled here, by their names in the cache
         self._lock = threading.Lock()
         self.prior = self._kept("prior", lambda: MotionPrior.load(assets / "prior.npz"))
         self._compiler = ThreadPoolExecutor(2, thread_name_prefix="emo-live-compile")
@@ -141,7 +142,7 @@ class OpenVinoBackend:
             if key not in self._compiled:
                 self._compiled[key] = self._compiler.submit(self._compile, name, frames)
                 if name in _KEPT_GRAPHS:  # when whoever waits for it has gone on; closing waits for that, too
-                    self._compiled[key].add_done_callback(partial(self._keep, name, frames))
+                    self._compiled[key].add_done_callback(partial(self._keep, key))
             return self._compiled[key]
 
     def _compile(self, name: str, frames: int) -> openvino.CompiledModel:
@@ -151,24 +152,24 @@ class OpenVinoBackend:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        if name in _KEPT_GRAPHS and (held := self._graphs.load(self._kept_name(name, frames))) is not None:
-            import openvino
-
-            try:  # on a copy: OpenVINO goes on using it, and would not keep ours alive
-                return self._core.import_model(openvino.Tensor(held), "CPU", options)
-            except RuntimeError:  # made by another kind of machine after all
-                self._graphs.forget(self._kept_name(name, frames))
-        return self._core.compile_model(self._graph(name, frames), "CPU", options)
-
-    def _kept_name(self, name: str, frames: int) -> str:
+        if name not in _KEPT_GRAPHS:
+            return self._core.compile_model(self._graph(name, frames), "CPU", options)
         import openvino
 
         files = [(self.assets / f"{name}.{ending}").read_bytes() for ending in ("xml", "bin")]
-        return graph_name(*files, frames, self.precision, self.threads, openvino.get_version(), cpu().features)
+        kept = graph_name(*files, frames, sorted(options.items()), openvino.get_version(), cpu().features)
+        if (held := self._graphs.load(kept)) is not None:
+            try:  # on a copy: OpenVINO goes on using it, and would not keep ours alive
+                return self._core.import_model(openvino.Tensor(held), "CPU", options)
+            except RuntimeError:  # made by another kind of machine after all
+                self._graphs.forget(kept)
+        compiled = self._core.compile_model(self._graph(name, frames), "CPU", options)
+        self._unkept[name, frames] = kept
+        return compiled
 
-    def _keep(self, name: str, frames: int, compiled: Future[openvino.CompiledModel]) -> None:
-        if not compiled.cancelled() and not compiled.exception():
-            self._graphs.save(self._kept_name(name, frames), lambda: compiled.result().export_model().getbuffer())
+    def _keep(self, key: tuple[str, int], compiled: Future[openvino.CompiledModel]) -> None:
+        if kept := self._unkept.pop(key, None):
+            self._graphs.save(kept, lambda: compiled.result().export_model().getbuffer())
 
     def _graph(self, name: str, frames: int) -> openvino.Model:
         model = self._core.read_model(self.assets / f"{name}.xml")
