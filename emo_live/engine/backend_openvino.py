@@ -28,7 +28,7 @@ from emo_live.engine.motion_prior import FaceMotion, MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.engine.tiny_graphs import bank_inputs
 from emo_live.errors import EngineError
-from emo_live.hardware import cpu, return_freed_memory
+from emo_live.hardware import cpu, inference_options, return_freed_memory
 from emo_live.types import Float32
 
 if TYPE_CHECKING:
@@ -146,12 +146,7 @@ class OpenVinoBackend:
             return self._compiled[key]
 
     def _compile(self, name: str, frames: int) -> openvino.CompiledModel:
-        options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32" if name in _EXACT else self.precision,
-            "INFERENCE_NUM_THREADS": self.threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-        }
+        options = inference_options(self.threads, "f32" if name in _EXACT else self.precision)
         if name not in _KEPT_GRAPHS:
             return self._core.compile_model(self._graph(name, frames), "CPU", options)
         import openvino

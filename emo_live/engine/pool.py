@@ -75,9 +75,7 @@ class EnginePool:
         self.limits = limits_of(self._factory)
         self._timing: Timing | None = None  # known when the process is warm
         self._cache: tempfile.TemporaryDirectory[str] | None = None
-        # A core is left to media: on cores that are busy with other things two threads are slower than one, because
-        # they wait for each other after every layer.
-        self._threads = threads or usual_threads(hardware.cpu().usable_cores - 1)
+        self._threads = threads or usual_threads(hardware.cpu().usable_cores)
         self._max_sessions = max_sessions
         self._names = itertools.count()
         self._lanes: dict[int, PoolLane] = {}

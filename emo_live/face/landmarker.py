@@ -18,6 +18,7 @@ import numpy as np
 
 from emo_live.face.detector import Candidate, find_candidates, iou
 from emo_live.face.resample import rotated_square, sample
+from emo_live.hardware import inference_options
 from emo_live.types import Box, Float32, UInt8
 
 N_POINTS = 478
@@ -177,12 +178,8 @@ class FaceFinder:
         if name not in self._nets:
             import openvino
 
-            config = {
-                "INFERENCE_NUM_THREADS": self._threads,
-                "NUM_STREAMS": 1,
-                # Points must not depend on whether the CPU has a 16-bit float unit.
-                "INFERENCE_PRECISION_HINT": "f32",
-            }
+            # Points must not depend on whether the CPU has a 16-bit float unit.
+            config = inference_options(self._threads, "f32")
             core = openvino.Core()
             self._nets[name] = core.compile_model(core.read_model(_ASSETS / f"{name}.tflite"), "CPU", config)
         return self._nets[name]
