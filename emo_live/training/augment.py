@@ -106,7 +106,7 @@ def codec(pcm: Float32, bit_rate: int) -> Float32:
 
 
 def augment(pcm: Float32, others: Sequence[Float32], random: np.random.Generator) -> Float32:
-    """A random mixture of the effects above; others: speech of other clips for babble."""
+    """A random mixture of the effects above; others: clips of other speech, of which one or more are heard behind."""
     x = pcm.copy()
     if random.random() < 0.5:
         x = pitch(x, float(random.uniform(0.84, 1.2)))
@@ -115,9 +115,10 @@ def augment(pcm: Float32, others: Sequence[Float32], random: np.random.Generator
     level = rms(x)
     if random.random() < 0.6:
         x += noise(len(x), random.uniform(0, 2), random) * level * 10 ** (-random.uniform(5, 35) / 20)
-    if random.random() < 0.25:
-        babble = np.sum([np.resize(np.roll(o, int(random.integers(len(o)))), len(x)) for o in others], 0)
-        x += (babble / rms(babble) * level * 10 ** (-random.uniform(8, 25) / 20)).astype(np.float32)
+    if random.random() < 0.45:
+        speakers = others[: int(random.integers(1, len(others) + 1))]
+        babble = np.sum([np.resize(np.roll(o, int(random.integers(len(o)))), len(x)) / rms(o) for o in speakers], 0)
+        x += (babble / rms(babble) * level * 10 ** (-random.uniform(6, 25) / 20)).astype(np.float32)
     if random.random() < 0.2:
         x = codec(x, int(random.choice([8_000, 12_000, 20_000])))
     peak = float(np.abs(x).max()) + 1e-6

@@ -28,6 +28,7 @@ AHEAD = TINY.emo.audio_look_ahead
 BEFORE = TINY.emo.audio_projection.frames // 2
 KEPT = (LONGEST + BEFORE + AHEAD) * TOKENS_PER_STEP  # tokens kept of every context
 BATCH = 32  # contexts at a time
+BABBLERS = 4  # clips that may speak behind one
 
 
 def whisper_encoder(checkpoint: Path) -> WhisperEncoder:
@@ -67,7 +68,7 @@ def prepare_sound(
             continue
         random = np.random.default_rng([seed, *name.encode()])
         pcm = perform(pack, name).pcm
-        others = [perform(pack, names[i]).pcm for i in random.integers(len(names), size=2)]
+        others = [perform(pack, names[i]).pcm for i in random.integers(len(names), size=BABBLERS)]
         sounds = [pcm, *(augment(pcm, others, random) for _ in range(variants - 1))]
         part = target.with_suffix(".part")
         with part.open("wb") as file:
