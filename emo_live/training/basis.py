@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from emo_live.config import TINY
 from emo_live.models.autoencoder import HOLE_GAIN, MotionBasis
 from emo_live.training.frame_data import Shard
+from emo_live.training.run import written
 from emo_live.training.shards import as_motion
 
 PART_GAINS = (8.0, 5.0, 1.5)  # mouth, eyes, face: how much more their flow counts than the rest ...
@@ -71,5 +72,5 @@ def save_basis(basis: MotionBasis, path: Path) -> None:
 
 def load_basis(path: Path) -> MotionBasis:
     basis = MotionBasis(TINY.autoencoder)
-    basis.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    basis.load_state_dict(torch.load(written(path, "basis"), map_location="cpu", weights_only=True))
     return basis

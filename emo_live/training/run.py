@@ -56,9 +56,17 @@ def channels_last(module: nn.Module) -> None:
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def written(path: Path, stage: str) -> Path:
+    """`path`, if the stage that writes it has done so. Raises BadInputError."""
+    if not path.exists():
+        raise BadInputError(f"no {path.name} in {path.parent}: run `emo-live train {stage}` first")
+    return path
+
+
 def load_weights(module: nn.Module, run: Path) -> None:
-    """The averaged weights of a finished or running stage; what that stage did not train stays as it is in `module`."""
-    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    """The averaged weights of a finished or running stage; what that stage did not train stays as it is in `module`.
+    Raises BadInputError if it has not run."""
+    state = torch.load(written(run / "state.pt", run.name), map_location="cpu", weights_only=True)
     module.load_state_dict({name: state["ema"][name] for name in state["trained"]}, strict=False)
 
 

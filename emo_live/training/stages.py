@@ -120,7 +120,7 @@ def tracks(
     from emo_live.training.shards import draw_tracks
 
     opened = Pack(pack)
-    theatre, fitted = PuppetTheatre(opened), load_basis(work / BASIS)
+    fitted, theatre = load_basis(work / BASIS), PuppetTheatre(opened)
     for name, performances in of_share(casting(opened), share):
         if not (work / "tracks" / f"{name}.npz").exists():
             draw_tracks(opened, theatre, name, performances[:count], fitted, work / "tracks", seed=seed)
@@ -223,9 +223,10 @@ def hearing_of(work: Path) -> Hearing:
 
 def new_model(work: Path) -> Teacher:
     from emo_live.config import TINY
+    from emo_live.training.run import written
     from emo_live.training.teacher import Teacher
 
-    return Teacher(TINY, MotionPrior.load(work / PRIOR), hearing_of(work))
+    return Teacher(TINY, MotionPrior.load(written(work / PRIOR, "prior")), hearing_of(work))
 
 
 @app.command()
