@@ -58,7 +58,14 @@ _FORMATS = {
         container="mp4",
         container_options={"movflags": "+faststart"},
         video_codec="libx264",
-        video_options={"crf": "18", "preset": "veryfast", "profile": "high", "g": str(10 * FPS)},
+        # The parameters halve the time of "veryfast" for a file that is a seventh larger and looks the same.
+        video_options={
+            "crf": "18",
+            "preset": "veryfast",
+            "x264-params": "b-adapt=0:subme=1:partitions=none",
+            "profile": "high",
+            "g": str(10 * FPS),
+        },
         audio_codec="aac",
         audio_sample_format="fltp",
         audio_rates_hz=_AAC_RATES_HZ,
