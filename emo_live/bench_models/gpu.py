@@ -165,6 +165,8 @@ def measure(
             row = _Bench(case, parts, where, dtype, frames).row(begin, clock, roofs[case.dtype])
         except torch.OutOfMemoryError:
             left_out.append({**asdict(case), "reason": "out of memory"})
+        except RuntimeError as error:  # of one case; the others are measured all the same
+            left_out.append({**asdict(case), "reason": str(error).strip().splitlines()[0]})
         else:
             took[case.mode] = clock() - begin
             yield {"row": row.as_dict()}

@@ -110,13 +110,20 @@ def test_gpu_keeps_its_time() -> None:
     assert {case["reason"] for case in left_out} == {"no time"}
 
 
-def test_gpu_goes_on_after_a_case_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_large(self: object, *args: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("CUDA error: no kernel image\nCompile with"), "CUDA error: no kernel image"),
+    ],
+)
+def test_gpu_goes_on_after_a_case_that_fails(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: object, *args: object) -> None:
+        raise error
 
-    monkeypatch.setattr(gpu._Bench, "row", too_large)
+    monkeypatch.setattr(gpu._Bench, "row", failing)
     told = list(gpu.measure(device="cpu", minutes=10, small=True))
-    assert [case["reason"] for case in told[-1]["left_out"]] == ["out of memory"] * len(gpu.plan(small=True))
+    assert [case["reason"] for case in told[-1]["left_out"]] == [reason] * len(gpu.plan(small=True))
 
 
 def test_plan_begins_with_what_matters() -> None:
