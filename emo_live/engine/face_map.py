@@ -40,7 +40,10 @@ class FaceMap:
         size = fields.shape[-1]
         x, y = (self.places * size - 0.5).astype(np.float32).transpose(2, 0, 1)
         found = sample(fields, x[None], y[None])
-        found[:, :2] = np.einsum("yxab,nbyx->nayx", self._back, found[:, :2])
+        (xx, xy), (yx, yy) = self._back.transpose(2, 3, 0, 1)
+        across, down = found[:, 0].copy(), found[:, 1]
+        found[:, 0] = xx * across + xy * down
+        found[:, 1] = yx * across + yy * down
         return found
 
 
@@ -61,7 +64,9 @@ def sample(fields: Float32, x: Float32, y: Float32) -> Float32:
     flat = fields.reshape(*fields.shape[:2], -1)
 
     def corner(step: int) -> Float32:
-        return np.take_along_axis(flat, places + step, 2).reshape(fields.shape)
+        # The same places for all fields are found several times faster than places for each.
+        found = flat.take(places[0, 0] + step, 2) if len(x) == 1 else np.take_along_axis(flat, places + step, 2)
+        return found.reshape(fields.shape)
 
     upper = corner(0) * (1 - across) + corner(1) * across
     lower = corner(size) * (1 - across) + corner(size + 1) * across
