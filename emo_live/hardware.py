@@ -95,19 +95,6 @@ def cpu(root: Path = _ROOT) -> Cpu:
     )
 
 
-def inference_options(threads: int, precision: str) -> dict[str, object]:
-    """How OpenVINO compiles every network of ours: for the shortest time of one call. precision: "f32" or "bf16"."""
-    return {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        # By default the threads of each network keep to the first cores, and two networks at a time, or two processes,
-        # would share those while others are idle.
-        "ENABLE_CPU_PINNING": False,
-    }
-
-
 def memory(root: Path = _ROOT) -> Memory:
     """Describe main memory and the container's limit on it."""
     fields: dict[str, int] = {}

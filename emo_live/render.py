@@ -33,6 +33,7 @@ from emo_live.engine.published import (
 from emo_live.engine.tiny import OFFLINE, SIDE_BY_SIDE, tiny_window, usual_threads
 from emo_live.engine.window import DEFAULT_SPEED, Controls, RollingWindow
 from emo_live.errors import BadInputError
+from emo_live.face.landmarker import FaceFinder
 from emo_live.face.portrait import PictureSource
 from emo_live.transport.background import BackgroundWriter
 from emo_live.transport.file import VideoFileWriter, check_output
@@ -193,8 +194,8 @@ def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
 
 def compile_ahead() -> None:
     """Compiles what renderings need, for the processes to come; they find it in the user's cache folder."""
-    with tiny_engine(RenderOptions()):
-        pass  # leaving waits for what has begun
+    with tiny_engine(RenderOptions()):  # leaving waits for what has begun
+        FaceFinder().load()
 
 
 class _StoppedError(Exception):

@@ -22,13 +22,13 @@ from emo_live.avatar import Avatar
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared, WindowInputs
 from emo_live.engine.blas_threads import ONE_BLAS_THREAD
-from emo_live.engine.graph_cache import GraphCache, graph_name
 from emo_live.engine.locator_mask import locator_mask
 from emo_live.engine.motion_prior import FaceMotion, MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.engine.tiny_graphs import bank_inputs
 from emo_live.errors import EngineError
-from emo_live.hardware import cpu, inference_options, return_freed_memory
+from emo_live.hardware import return_freed_memory
+from emo_live.inference import GraphCache, graph_name, inference_options
 from emo_live.types import Float32
 
 if TYPE_CHECKING:
@@ -149,22 +149,16 @@ class OpenVinoBackend:
         options = inference_options(self.threads, "f32" if name in _EXACT else self.precision)
         if name not in _KEPT_GRAPHS:
             return self._core.compile_model(self._graph(name, frames), "CPU", options)
-        import openvino
-
         files = [(self.assets / f"{name}.{ending}").read_bytes() for ending in ("xml", "bin")]
-        kept = graph_name(*files, frames, sorted(options.items()), openvino.get_version(), cpu().features)
-        if (held := self._graphs.load(kept)) is not None:
-            try:  # on a copy: OpenVINO goes on using it, and would not keep ours alive
-                return self._core.import_model(openvino.Tensor(held), "CPU", options)
-            except RuntimeError:  # made by another kind of machine after all
-                self._graphs.forget(kept)
-        compiled = self._core.compile_model(self._graph(name, frames), "CPU", options)
-        self._unkept[name, frames] = kept
-        return compiled
+        kept = graph_name(options, *files, frames)
+        network, known = self._graphs.network(self._core, kept, options, lambda: self._graph(name, frames))
+        if not known:
+            self._unkept[name, frames] = kept
+        return network
 
     def _keep(self, key: tuple[str, int], compiled: Future[openvino.CompiledModel]) -> None:
         if kept := self._unkept.pop(key, None):
-            self._graphs.save(kept, lambda: compiled.result().export_model().getbuffer())
+            self._graphs.keep(kept, compiled.result())
 
     def _graph(self, name: str, frames: int) -> openvino.Model:
         model = self._core.read_model(self.assets / f"{name}.xml")

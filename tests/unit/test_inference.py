@@ -10,7 +10,9 @@ import pytest
 from fakes import bundled_avatar
 
 from emo_live.engine.backend_openvino import OpenVinoBackend
-from emo_live.engine.graph_cache import GraphCache, graph_name
+from emo_live.face.landmarker import FaceFinder
+from emo_live.folders import CACHE_VARIABLE
+from emo_live.inference import GraphCache, graph_name
 
 
 def loaded(cache: GraphCache, name: str) -> bytes:
@@ -46,22 +48,23 @@ def test_a_folder_that_cannot_be_is_no_error(tmp_path: Path) -> None:
 
 def test_the_oldest_make_room_and_abandoned_parts_go(tmp_path: Path) -> None:
     cache = GraphCache(tmp_path)
-    for number in range(10):
+    for number in range(16):
         cache.save(f"{number}.graph", lambda: b"x")
         os.utime(tmp_path / f"{number}.graph", (number, number))
     (tmp_path / "9.graph.1.ab.part").write_bytes(b"")
     (tmp_path / "8.graph.1.ab.part").write_bytes(b"")
     os.utime(tmp_path / "8.graph.1.ab.part", (0, 0))
     assert loaded(cache, "0.graph") == b"x", "which is of use again"
-    cache.save("10.graph", lambda: b"x")
+    cache.save("16.graph", lambda: b"x")
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {f"{number}.graph" for number in (0, *range(2, 11))} | {"9.graph.1.ab.part"}
+    assert left == {f"{number}.graph" for number in (0, *range(2, 17))} | {"9.graph.1.ab.part"}
 
 
 def test_every_fact_counts() -> None:
-    names = [graph_name(b"ab", "c"), graph_name(b"a", "bc"), graph_name(b"ab", "c", 1), graph_name(b"ab", ("c",))]
-    assert len(set(names)) == 4
-    assert names[0] == graph_name(b"ab", "c")
+    facts: list[tuple[object, ...]] = [(b"ab", "c"), (b"a", "bc"), (b"ab", "c", 1), (b"ab", ("c",))]
+    names = [graph_name({}, *fact) for fact in facts] + [graph_name({"threads": 1}, b"ab", "c")]
+    assert len(set(names)) == 5
+    assert names[0] == graph_name({}, b"ab", "c")
 
 
 def test_a_loaded_graph_computes_what_the_compiled_one_does(tmp_path: Path) -> None:
@@ -89,3 +92,18 @@ def test_what_another_machine_left_is_compiled_again(tmp_path: Path) -> None:
     backend.close()
     assert all(np.array_equal(made[name], again[name]) for name in made)
     assert path.stat().st_size > 1_000_000, "and kept"
+
+
+def test_the_face_finder_finds_the_same_with_kept_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    picture = bundled_avatar().portrait
+    FaceFinder().load()
+    kept = {path: path.stat().st_ino for path in (tmp_path / "graphs").iterdir()}
+    assert len(kept) == 3
+    monkeypatch.setattr("openvino.Core.compile_model", None)  # is not called any more
+    again = FaceFinder().find(picture)[0]
+    monkeypatch.undo()
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "empty"))
+    first = FaceFinder().find(picture)[0]
+    np.testing.assert_array_equal(again.points, first.points)
+    assert {path: path.stat().st_ino for path in (tmp_path / "graphs").iterdir()} == kept
