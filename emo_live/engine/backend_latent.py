@@ -193,9 +193,12 @@ def chosen_device(wanted: str | None) -> torch.device:
 
 
 def chosen_dtype(wanted: str | None, device: torch.device) -> torch.dtype:
-    if wanted is None:
-        wanted = "float32" if device.type == "cpu" else "bfloat16"
-    return cast(torch.dtype, getattr(torch, wanted))
+    if wanted is not None:
+        return cast(torch.dtype, getattr(torch, wanted))
+    if device.type == "cpu":
+        return torch.float32
+    with torch.cuda.device(device):  # cards before Ampere, a T4 for one, would compute bfloat16 in software
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def fitting_window(

@@ -68,8 +68,9 @@ class PublishedOptions:
     engine: one of USUAL. weights: a model folder, or the name of an installed one (None: the engine's). steps and
     guidance: None is as published pictures were made, live at most 4 steps without guidance; guidance 1 is none.
     sampler: one of SAMPLERS. vae: "sd", or "taesd", which is quicker and less exact (None: sd; live taesd, where it is
-    installed). dtype: None is bfloat16 on CUDA, float32 on a CPU. attention: a kernel. compile: torch.compile and CUDA
-    graphs (None: live on CUDA). device: "cuda", "cuda:1", "cpu" (None: CUDA, where it is there).
+    installed). dtype: None is bfloat16 on CUDA (float16 on cards without it), float32 on a CPU. attention: a kernel.
+    compile: torch.compile and CUDA graphs (None: live on CUDA). device: "cuda", "cuda:1", "cpu" (None: CUDA, where
+    there is one).
     """
 
     engine: str

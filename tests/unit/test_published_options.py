@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,25 @@ def test_names_are_those_of_the_models() -> None:
     assert published_module.SAMPLERS == SAMPLERS
     assert set(published_module.ATTENTIONS) == set(KERNELS)
     assert set(published_module.USUAL) == set(CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "has_bfloat16", "chosen"),
+    [
+        (None, "cpu", True, "float32"),
+        (None, "cuda", True, "bfloat16"),
+        (None, "cuda:1", False, "float16"),
+        ("bfloat16", "cuda", False, "bfloat16"),
+        ("float16", "cpu", True, "float16"),
+    ],
+)
+def test_the_number_format_that_the_device_computes(
+    wanted: str | None, device: str, has_bfloat16: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from emo_live.engine.backend_latent import chosen_dtype
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    assert chosen_dtype(wanted, torch.device(device)) == getattr(torch, chosen)
