@@ -64,7 +64,7 @@ class TorchBackend:
         mask = self._tensor(locator_mask(avatar.landmarks, TINY.mask_size)[None])
         face, inside = self.appearance(portrait, portrait[:, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE])
         emo = self.emo.prepare(F.avg_pool2d(portrait, 2), mask)
-        features = {"emo": emo, "face": face, "inside": inside}
+        features = {"emo": emo, "face": self.flow.conv_in.once(face), "inside": self.mouth.conv_in.once(inside)}
         return Prepared(avatar, avatar.portrait, origin, FaceMotion(self.prior, avatar.landmarks), features)
 
     @torch.inference_mode()

@@ -56,10 +56,30 @@ class ConvBlock(nn.Module):
         return out
 
 
+class FirstConv(nn.Module):
+    """A 3 x 3 convolution over what changes with every frame and, behind it, what a portrait looks like.
+
+    The second part is the same for all frames: `once` computes its share, which `forward` adds.
+    """
+
+    def __init__(self, changing: int, staying: int, width: int):
+        super().__init__()
+        whole = nn.Conv2d(changing + staying, width, 3, padding=1)
+        self.weight, self.bias, self.changing = whole.weight, whole.bias, changing
+
+    def once(self, staying: Tensor) -> Tensor:
+        return F.conv2d(staying, self.weight[:, self.changing :], self.bias, padding=1)
+
+    def forward(self, changing: Tensor, share: Tensor) -> Tensor:
+        """share: `once` of one portrait for all, or of one each."""
+        return F.conv2d(changing, self.weight[:, : self.changing], padding=1) + share
+
+
 class AppearanceEncoder(nn.Module):
     """What the decoder needs to know of the portrait, once per avatar.
 
-    portrait (B, 3, 512, 512) in [-1, 1] -> features (B, C, 32, 32) for the flow and (B, C, 36, 36) of the mouth.
+    portrait (B, 3, 512, 512) in [-1, 1] -> features (B, Cr, 32, 32) for the flow and (B, Cr, 36, 36) of the mouth, for
+    the `conv_in.once` of FlowDecoder and MouthPainter.
     """
 
     def __init__(self, config: AutoencoderConfig):
@@ -89,14 +109,15 @@ class AppearanceEncoder(nn.Module):
 
 
 class FlowDecoder(nn.Module):
-    """(B, C, 16, 16) latents, (B or 1, Cr, 32, 32) reference features -> (B, 3, 128, 128) flow in px and hole share."""
+    """(B, C, 16, 16) latents, (B or 1, W, 32, 32) of the face by `conv_in.once` -> (B, 3, 128, 128) flow in px and hole
+    share."""
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.basis = MotionBasis(config)
         self.latent_size = config.latent_size
         width = config.flow_width
-        self.conv_in = nn.Conv2d(48 + config.latent_channels + config.reference_channels, width, 3, padding=1)
+        self.conv_in = FirstConv(48 + config.latent_channels, config.reference_channels, width)
         self.blocks = nn.ModuleList(ConvBlock(width) for _ in range(config.flow_blocks))
         self.conv_out = zeroed(nn.Conv2d(width, 48, 3, padding=1))
 
@@ -104,7 +125,7 @@ class FlowDecoder(nn.Module):
         base = self.basis.decode(z)
         coarse = F.pixel_unshuffle(base, 4)
         codes = F.interpolate(z, scale_factor=2.0, mode="nearest")
-        x = F.relu(self.conv_in(torch.cat([coarse, codes, reference.expand(z.shape[0], -1, -1, -1)], 1)))
+        x = F.relu(self.conv_in(torch.cat([coarse, codes], 1), reference))
         for block in self.blocks:
             x = block(x)
         return base + F.pixel_shuffle(self.conv_out(F.relu(x)), 4)
@@ -114,19 +135,19 @@ class MouthPainter(nn.Module):
     """Paints the mouth square of the 512 px portrait.
 
     warped (B, 3, 144, 144) in [-1, 1]: the square after warping; motion (B, 3, 36, 36): its flow and holes; reference
-    (B or 1, Cr, 36, 36) -> (B, 4, 144, 144): colour (about -1..1) and, in 0..1, how much of it to use.
+    (B or 1, W, 36, 36): of the mouth by `conv_in.once` -> (B, 4, 144, 144): colour (about -1..1) and, in 0..1, how much
+    of it to use.
     """
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         width = config.mouth_width
-        self.conv_in = nn.Conv2d(48 + 3 + config.reference_channels, width, 3, padding=1)
+        self.conv_in = FirstConv(48 + 3, config.reference_channels, width)
         self.blocks = nn.ModuleList(ConvBlock(width) for _ in range(config.mouth_blocks))
         self.conv_out = nn.Conv2d(width, 64, 3, padding=1)
 
     def forward(self, warped: Tensor, motion: Tensor, reference: Tensor) -> Tensor:
-        x = torch.cat([F.pixel_unshuffle(warped, 4), motion, reference.expand(warped.shape[0], -1, -1, -1)], 1)
-        x = F.relu(self.conv_in(x))
+        x = F.relu(self.conv_in(torch.cat([F.pixel_unshuffle(warped, 4), motion], 1), reference))
         for block in self.blocks:
             x = block(x)
         out = F.pixel_shuffle(self.conv_out(F.relu(x)), 4)

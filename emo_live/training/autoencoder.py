@@ -31,6 +31,11 @@ class Autoencoder(nn.Module):
         self.flow = FlowDecoder(config)
         self.mouth = MouthPainter(config)
 
+    def look(self, portrait: Tensor, mouth: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, 512, 512), (B, 3, 144, 144) -> what `flow` and `mouth` take as their references."""
+        face, inside = self.appearance(portrait, mouth)
+        return self.flow.conv_in.once(face), self.mouth.conv_in.once(inside)
+
 
 def sampling_grid(flow: Tensor, size: int) -> Tensor:
     """Backward flow (B, 2, h, w) in px of its own resolution -> grid (B, size, size, 2) for grid_sample."""
@@ -106,7 +111,7 @@ def decode(model: Autoencoder, batch: dict[str, Tensor], z: Tensor, in_a_row: in
     side = batch["mouth"].shape[-1]
     own = {name: batch[name][::in_a_row] for name in ("portrait", "origin")}
     own_mouth = squares(own["portrait"].permute(0, 2, 3, 1), own["origin"], side).permute(0, 3, 1, 2)
-    face, inside = (x.repeat_interleave(in_a_row, 0) for x in model.appearance(own["portrait"], own_mouth))
+    face, inside = (x.repeat_interleave(in_a_row, 0) for x in model.look(own["portrait"], own_mouth))
     motion = model.flow(z, face).float()
     small = F.interpolate(batch["portrait"], scale_factor=0.5, mode="area")
     picture = warp(small, sampling_grid(motion[:, :2], 256))

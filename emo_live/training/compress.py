@@ -1,4 +1,7 @@
-"""Smaller model files: weights as 8-bit integers with a scale for every output channel. Arithmetic stays in floats."""
+"""Smaller model files: weights as 8-bit integers with a scale for every output channel. Arithmetic stays in floats.
+
+Only weights that have such values already (models/weights.py): nothing that a graph computes is changed by it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compress_weights(model: openvino.Model) -> int:
-    """Rewrites large float constants of a graph in place; returns how many."""
+    """Rewrites large float constants of a graph in place, as far as that is exact; returns how many."""
     from openvino import Type
     from openvino import opset13 as ops
 
@@ -24,8 +27,10 @@ def compress_weights(model: openvino.Model) -> int:
         value = torch.from_numpy(node.data.copy())
         if not compactable(value):
             continue
-        integers, scale = (part.numpy() for part in rounded(value))
-        small = ops.multiply(ops.convert(ops.constant(integers), Type.f32), ops.constant(scale))
+        integers, scale = rounded(value)
+        if not torch.allclose(integers * scale, value, rtol=1e-5, atol=0):
+            continue
+        small = ops.multiply(ops.convert(ops.constant(integers.numpy()), Type.f32), ops.constant(scale.numpy()))
         readers = list(node.output(0).get_target_inputs())
         for reader in readers:
             reader.replace_source_output(small.output(0))

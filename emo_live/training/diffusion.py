@@ -27,6 +27,7 @@ from emo_live.training.teacher import Teacher, start_from
 AUDIO_DROP, MOTION_DROP = 0.1, 0.06  # for classifier-free guidance, and for windows without a past
 SNR_CAP = 5.0
 MOTION_NOISE = 0.3  # motion frames get noise up to this, so that small errors of a roll-out are not amplified
+SILENT_WEIGHT = 4.0  # of frames in which nothing is said, for hearing: lips should rest while others speak behind
 OWN_TIMES = 0.15  # share of windows whose frames have a timestep each
 
 
@@ -129,12 +130,16 @@ def train_hearing(data: MotionData, out: Path, budget: Budget) -> dict[str, floa
     model = Hearing(TINY.emo.audio_projection)
     run = Run(out, model, optimizers(model, 6e-3, 1e-3), budget, ema=0.99)
 
-    def loss(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        with autocast(torch.device("cpu")):
-            shapes = model(batch["features"][:, 0])
-        return {"loss": F.mse_loss(shapes.float(), batch["arkit"][:, 0, :, HEARD])}
+    batches = data.batches(budget.batch, (8,), budget.seed, first=run.step)
+    return run.train(batches, lambda batch: hearing_loss(model, batch))
 
-    return run.train(data.batches(budget.batch, (8,), budget.seed, first=run.step), loss)
+
+def hearing_loss(model: Hearing, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of the first window of each row: squared error of the mouth shapes."""
+    with autocast(torch.device("cpu")):
+        shapes = model(batch["features"][:, 0])
+    weight = 1 + (SILENT_WEIGHT - 1) * batch["silent"][:, 0, :, None].float()
+    return {"loss": (weight * (shapes.float() - batch["arkit"][:, 0, :, HEARD]).square()).mean()}
 
 
 def train(

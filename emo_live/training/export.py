@@ -89,11 +89,11 @@ class Prepare(nn.Module):
 
     def __init__(self, emo: TinyEmo, autoencoder: Autoencoder):
         super().__init__()
-        self.emo, self.appearance = emo, autoencoder.appearance
+        self.emo, self.autoencoder = emo, autoencoder
 
     def forward(self, portrait: Tensor, mouth: Tensor, mask: Tensor) -> dict[str, Tensor]:
         prepared = self.emo.prepare(F.avg_pool2d(portrait, 2), mask)
-        face, inside = self.appearance(portrait, mouth)
+        face, inside = self.autoencoder.look(portrait, mouth)
         return {**flat(prepared), "face": face, "inside": inside}
 
 

@@ -120,6 +120,7 @@ class MotionData:
             "features": torch.from_numpy(features.astype(np.float32)),
             "velocity": torch.from_numpy(track.velocity[around]),
             "arkit": torch.from_numpy(track.arkit[start : start + frames]),
+            "silent": torch.from_numpy(track.silent[start : start + frames]),
             "gestures": self.gestures(track)[start : start + frames],
             "mirrored": torch.tensor(False),
             **self.portrait(track.portrait),

@@ -7,9 +7,17 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from emo_live.config import TINY
-from emo_live.models.autoencoder import HOLE_GAIN, AppearanceEncoder, FlowDecoder, MotionBasis, MouthPainter
+from emo_live.models.autoencoder import (
+    HOLE_GAIN,
+    AppearanceEncoder,
+    FirstConv,
+    FlowDecoder,
+    MotionBasis,
+    MouthPainter,
+)
 
 Draw = Callable[..., Tensor]
 CONFIG = TINY.autoencoder
@@ -47,7 +55,13 @@ def test_flow_decoder_starts_as_the_linear_one(draw: Draw) -> None:
     decoder, z = FlowDecoder(CONFIG), draw(2, 16, 16, 16)
     decoder.basis.basis.copy_(torch.linalg.qr(draw(*decoder.basis.basis.shape))[0])
     features = draw(1, CONFIG.reference_channels, 32, 32)
-    assert torch.equal(decoder(z, features), decoder.basis.decode(z))
+    assert torch.equal(decoder(z, decoder.conv_in.once(features)), decoder.basis.decode(z))
+
+
+def test_the_portraits_share_of_a_convolution_is_that_of_all_its_channels(draw: Draw) -> None:
+    conv, changing, staying = FirstConv(5, 3, 7), draw(4, 5, 6, 6), draw(1, 3, 6, 6)
+    whole = F.conv2d(torch.cat([changing, staying.expand(4, -1, -1, -1)], 1), conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(conv(changing, conv.once(staying)), whole)
 
 
 def test_shapes_and_ranges(draw: Draw) -> None:
@@ -57,7 +71,8 @@ def test_shapes_and_ranges(draw: Draw) -> None:
     assert mouth.shape == (1, CONFIG.reference_channels, side // 4, side // 4)
     motion = torch.zeros(2, 3, side // 4, side // 4)
     motion[:, 2, :, side // 8 :] = 1
-    painted = MouthPainter(CONFIG)(draw(2, 3, side, side), motion, mouth)
+    painter = MouthPainter(CONFIG)
+    painted = painter(draw(2, 3, side, side), motion, painter.conv_in.once(mouth))
     assert painted.shape == (2, 4, side, side)
     share = painted[:, 3]
     assert 0 <= share.min() and share.max() <= 1

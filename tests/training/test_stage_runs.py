@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,18 +13,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from emo_live.config import TINY
 from emo_live.engine.motion_prior import MotionPrior
 from emo_live.models.attention import choose_kernel
 from emo_live.models.autoencoder import MotionBasis
-from emo_live.models.hearing import HEARD, Hearing
+from emo_live.models.hearing import Hearing
 from emo_live.training import autoencoder as painting
 from emo_live.training import basis as bases
 from emo_live.training import diffusion, stages
 from emo_live.training.autoencoder import Autoencoder, AutoencoderLoss
-from emo_live.training.diffusion import RATES, DiffusionLoss, Stage, select
+from emo_live.training.diffusion import RATES, SILENT_WEIGHT, DiffusionLoss, Stage, hearing_loss, select
 from emo_live.training.distil.loss import DistilLoss
 from emo_live.training.distil.recipe import TINY_RECIPE, Phase
 from emo_live.training.distil.tiny import TinyStudent
@@ -140,13 +140,14 @@ def test_hearing(data: MotionData, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Hearing(TINY.emo.audio_projection)
     before, run = copied(model), Run(tmp_path, model, optimizers(model, 6e-3, 1e-3), FOREVER)
-
-    def loss(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        shapes = model(batch["features"][:, 0])
-        return {"loss": F.mse_loss(shapes, batch["arkit"][:, 0, :, HEARD])}
-
-    assert falls(descend(run, loss, windows(data, 4, 8), 6), to=0.5)
+    assert falls(descend(run, partial(hearing_loss, model), windows(data, 4, 8), 6), to=0.5)
     assert changed(model, before) == before.keys()
+
+
+def test_lips_that_move_while_nothing_is_said_count_more(data: MotionData) -> None:
+    model, batch = Hearing(TINY.emo.audio_projection), windows(data, 1, 4)
+    spoken, silent = (hearing_loss(model, {**batch, "silent": torch.full((1, 1, 4), q)})["loss"] for q in (False, True))
+    torch.testing.assert_close(silent, SILENT_WEIGHT * spoken)
 
 
 def diffuse(model: Teacher, stage: Stage, data: MotionData, basis: MotionBasis, folder: Path, steps: int) -> Any:
