@@ -1,4 +1,4 @@
-"""Smaller model files: weights as 8-bit integers with a scale for every output channel. Arithmetic stays in floats.
+"""Smaller model files: weights as 8-bit integers with a scale for every output channel, or as half floats.
 
 Only weights that have such values already (models/weights.py): nothing that a graph computes is changed by it.
 """
@@ -28,9 +28,13 @@ def compress_weights(model: openvino.Model) -> int:
         if not compactable(value):
             continue
         integers, scale = rounded(value)
-        if not torch.allclose(integers * scale, value, rtol=1e-5, atol=0):
+        if torch.allclose(integers * scale, value, rtol=1e-5, atol=0):
+            whole = ops.convert(ops.constant(integers.numpy()), Type.f32)
+            small = ops.multiply(whole, ops.constant(scale.numpy()))
+        elif torch.equal(value.half().float(), value):
+            small = ops.convert(ops.constant(value.half().numpy()), Type.f32)
+        else:
             continue
-        small = ops.multiply(ops.convert(ops.constant(integers.numpy()), Type.f32), ops.constant(scale.numpy()))
         readers = list(node.output(0).get_target_inputs())
         for reader in readers:
             reader.replace_source_output(small.output(0))

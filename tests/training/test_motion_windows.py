@@ -43,6 +43,7 @@ def test_a_window_is_cut_where_it_lies(data: MotionData, start: int, frames: int
     row = data.window(track, start, frames, 0)
     np.testing.assert_array_equal(row["z"], track.z[start : start + frames])
     np.testing.assert_array_equal(row["arkit"], track.arkit[start : start + frames])
+    np.testing.assert_array_equal(row.pop("silent"), track.silent[start : start + frames])
     before = track.z[start - MOTION : start] if start else np.zeros((MOTION, 16, 16, 16))
     np.testing.assert_array_equal(row["motion"], before)
     assert row["features"].shape == ((frames + 2 * EDGE) * 2, 384)

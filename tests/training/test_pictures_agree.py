@@ -57,7 +57,7 @@ def both(model: Autoencoder, portrait: np.ndarray, origin: tuple[int, int], z: T
     with torch.no_grad():
         trained = decode(model, batch, z)
         x, y = origin
-        face, inside = model.appearance(picture[None], picture[None, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE])
+        face, inside = model.look(picture[None], picture[None, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE])
     prepared = Prepared(bundled_avatar(), portrait, origin, FaceMotion(plain_prior(), bundled_avatar().landmarks), {})
     backend: Any = Painting(model, face, inside)
     shown = PictureMaker(backend, prepared, size).make(z.numpy())
