@@ -16,7 +16,6 @@ from emo_live.errors import BadInputError
 from emo_live.face.landmarker import BLENDSHAPES
 from emo_live.face.resample import resize
 from emo_live.models.audio import WhisperEncoder
-from emo_live.training.augment import augment
 from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.encoder_stage import (
     Task,
@@ -34,7 +33,7 @@ from emo_live.training.performance import one_scale, unvoiced
 from emo_live.training.pixel_encoder import SIDE, PixelEncoder, as_pictures, encode_frames, half_size
 from emo_live.training.run import Budget
 from emo_live.training.shards import MARGIN, save
-from emo_live.training.sound import sound_features
+from emo_live.training.sound import prepare_sound
 from emo_live.training.takes import FilmParts, at_times, cut_frame, read_rows, take_names, write_rows
 from emo_live.types import FPS, Float32
 
@@ -98,21 +97,13 @@ def heard(take: np.lib.npyio.NpzFile) -> Float32:
 
 
 def write_sound(work: Path, whisper: WhisperEncoder, *, variants: int, seed: int) -> None:
-    """Writes sound/NAME.npy of every take that lacks it, as sound.py does for performances."""
+    """Writes sound/NAME.npy of every take that lacks it."""
     names = [row.take for row in read_rows(work) if row.take]
-    (work / "sound").mkdir(parents=True, exist_ok=True)
-    for name in names:
-        target = work / "sound" / f"{name}.npy"
-        if target.exists():
-            continue
-        random = np.random.default_rng([seed, *name.encode()])
-        some = [name, *(names[i] for i in random.integers(len(names), size=2))]
-        pcm, *others = (heard(np.load(work / "clips" / f"{each}.npz")) for each in some)
-        sounds = [pcm, *(augment(pcm, others, random) for _ in range(variants - 1))]
-        part = target.with_suffix(".part")
-        with part.open("wb") as file:
-            np.save(file, np.stack([sound_features(whisper, sound) for sound in sounds]))
-        part.replace(target)
+
+    def sound(name: str) -> Float32:
+        return heard(np.load(work / "clips" / f"{name}.npz"))
+
+    prepare_sound(names, sound, work / "sound", whisper, variants=variants, seed=seed)
 
 
 def plain_batch(shard: Shard) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ others sound like microphones), and for every even frame e the newest tokens of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,6 @@ from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_ST
 from emo_live.config import TINY
 from emo_live.models.audio import WhisperEncoder
 from emo_live.training.augment import augment
-from emo_live.training.pack import Pack
-from emo_live.training.performance import perform
 from emo_live.training.run import autocast
 from emo_live.types import MODEL_STEP_SAMPLES, Float32
 
@@ -58,17 +56,23 @@ def sound_features(whisper: WhisperEncoder, pcm: Float32) -> np.ndarray:
 
 
 def prepare_sound(
-    pack: Pack, names: Sequence[str], out: Path, whisper: WhisperEncoder, *, variants: int, seed: int
+    names: Sequence[str],
+    heard: Callable[[str], Float32],
+    out: Path,
+    whisper: WhisperEncoder,
+    *,
+    variants: int,
+    seed: int,
 ) -> None:
-    """Writes NAME.npy for every performance that lacks it."""
+    """Writes NAME.npy for every name that lacks it. heard: its sound, (640 T,)."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         target = out / f"{name}.npy"
         if target.exists():
             continue
         random = np.random.default_rng([seed, *name.encode()])
-        pcm = perform(pack, name).pcm
-        others = [perform(pack, names[i]).pcm for i in random.integers(len(names), size=BABBLERS)]
+        pcm = heard(name)
+        others = [heard(names[i]) for i in random.integers(len(names), size=BABBLERS)]
         sounds = [pcm, *(augment(pcm, others, random) for _ in range(variants - 1))]
         part = target.with_suffix(".part")
         with part.open("wb") as file:

@@ -28,6 +28,7 @@ from emo_live.training.stages_options import (
     WhisperOption,
     WorkOption,
 )
+from emo_live.types import Float32
 
 if TYPE_CHECKING:
     from emo_live.models.hearing import Hearing
@@ -69,13 +70,17 @@ def sound(
     seed: int = 0,
 ) -> None:
     """Sound features of every performance."""
-    from emo_live.training.performance import programme
+    from emo_live.training.performance import perform, programme
     from emo_live.training.sound import prepare_sound, whisper_encoder
 
     opened = Pack(pack)
     names = [*programme(chosen_clips(opened, "val")), *programme(chosen_clips(opened, "train"))]
     encoder = whisper_encoder(whisper)
-    prepare_sound(opened, of_share(names, share), work / "sound", encoder, variants=variants, seed=seed)
+
+    def heard(name: str) -> Float32:
+        return perform(opened, name).pcm
+
+    prepare_sound(of_share(names, share), heard, work / "sound", encoder, variants=variants, seed=seed)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from emo_live.models.gestures import GESTURES
 from emo_live.models.hearing import HEARD
 from emo_live.training import sound
 from emo_live.training.pack import Pack
+from emo_live.training.performance import perform
 from emo_live.training.sound import AHEAD, BEFORE, KEPT, LONGEST, STRIDE, contexts, prepare_sound, sound_features
 from emo_live.types import MODEL_STEP_SAMPLES, Float32
 
@@ -118,7 +119,7 @@ def test_files_are_whole_named_and_made_once(pack: Pack, whisper: WhisperEncoder
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         patch.setattr(sound, "sound_features", lambda encoder, pcm: np.full((1, 2), np.abs(pcm).sum(), np.float16))
-        prepare_sound(pack, names, tmp_path, whisper, variants=3, seed=0)
+        prepare_sound(names, lambda name: perform(pack, name).pcm, tmp_path, whisper, variants=3, seed=0)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["made_1.npy", "real_2~paused.npy"]
         first = np.load(tmp_path / "made_1.npy")
         assert first.shape == (3, 1, 2) and len({float(row[0, 0]) for row in first}) == 3, (
@@ -126,6 +127,6 @@ def test_files_are_whole_named_and_made_once(pack: Pack, whisper: WhisperEncoder
         )
         (tmp_path / "made_1.npy").unlink()
         (tmp_path / "real_2~paused.npy").write_bytes(b"kept")
-        prepare_sound(pack, names, tmp_path, whisper, variants=3, seed=0)
+        prepare_sound(names, lambda name: perform(pack, name).pcm, tmp_path, whisper, variants=3, seed=0)
     np.testing.assert_array_equal(np.load(tmp_path / "made_1.npy"), first)
     assert (tmp_path / "real_2~paused.npy").read_bytes() == b"kept"
