@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +49,19 @@ def inference_options(threads: int, precision: str) -> dict[str, object]:
 def graph_name(options: dict[str, object], *facts: object) -> str:
     """A file's name from everything that a compiled graph depends on. facts: of the graph, bytes and values whose text
     is exact."""
-    import openvino
-
     digest = hashlib.sha256()
-    for fact in (*facts, sorted(options.items()), openvino.get_version(), cpu().features):
+    for fact in (*facts, sorted(options.items()), *_runtime()):
         part = fact if isinstance(fact, bytes) else str(fact).encode()
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()[:40] + _ENDING
+
+
+@cache
+def _runtime() -> tuple[str, tuple[str, ...]]:
+    """What compiles, and for which machine: looked up once, not for every network."""
+    import openvino
+
+    return openvino.get_version(), cpu().features
 
 
 def _head(held: Any) -> bytes:

@@ -179,11 +179,11 @@ def tiny_engine(options: RenderOptions) -> Iterator[Callable[[Avatar], Engine]]:
     """The shipped model on OpenVINO: compiles in the background while the caller looks for the face."""
     from emo_live.engine.backend_openvino import OpenVinoBackend
 
-    cores = hardware.cpu().usable_cores
-    backend = OpenVinoBackend(threads=options.threads or usual_threads(cores))
+    cpu = hardware.cpu()
+    backend = OpenVinoBackend(threads=options.threads or usual_threads(cpu))
     try:
         backend.warm(OFFLINE.lengths)
-        if cores < 2:
+        if cpu.usable_cores < 2:
             yield lambda avatar: window_of(backend, avatar, options)
         else:  # pictures are half of the work, and most of it is not OpenVINO's
             with ThreadPoolExecutor(1, thread_name_prefix="emo-live-pictures") as painter:

@@ -166,7 +166,7 @@ def measure(
         except torch.OutOfMemoryError:
             left_out.append({**asdict(case), "reason": "out of memory"})
         except RuntimeError as error:  # of one case; the others are measured all the same
-            left_out.append({**asdict(case), "reason": str(error).strip().splitlines()[0]})
+            left_out.append({**asdict(case), "reason": str(error).strip().partition("\n")[0]})
         else:
             took[case.mode] = clock() - begin
             yield {"row": row.as_dict()}

@@ -75,7 +75,7 @@ class EnginePool:
         self.limits = limits_of(self._factory)
         self._timing: Timing | None = None  # known when the process is warm
         self._cache: tempfile.TemporaryDirectory[str] | None = None
-        self._threads = threads or usual_threads(hardware.cpu().usable_cores)
+        self._threads = threads or usual_threads(hardware.cpu())
         self._max_sessions = max_sessions
         self._names = itertools.count()
         self._lanes: dict[int, PoolLane] = {}

@@ -165,13 +165,13 @@ class _Guard:
         return guarded
 
 
-def usual_threads(cores: float) -> int:
-    """Inference threads of this model on so many cores, of which one is left to pictures and media.
+def usual_threads(cpu: hardware.Cpu) -> int:
+    """Inference threads of this model on that processor, of whose cores one is left to pictures and media.
 
     More than two gain nothing. With bf16 it is one: two are not quicker, and on busy cores their runtime keeps hundreds
     of MB (docs/LOG.md).
     """
-    return max(1, min(1 if hardware.cpu().best_precision == "bf16" else 2, int(cores) - 1))
+    return max(1, min(1 if cpu.best_precision == "bf16" else 2, int(cpu.usable_cores) - 1))
 
 
 def guarded_backend(backend: Backend, checkpoint: Checkpoint) -> Backend:

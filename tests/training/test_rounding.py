@@ -121,6 +121,20 @@ def test_weights_that_are_not_rounded_are_left_alone() -> None:
 
 
 @traced
+def test_halves_stay_exact_halves() -> None:
+    ov = pytest.importorskip("openvino")
+    from emo_live.training.compress import compress_weights
+
+    module, x = Graph().half().float().eval(), torch.randn(4, 16, 8, 8)
+    graph = ov.convert_model(module, example_input=x)
+    before = answers(graph, x)
+    assert compress_weights(graph) == 2
+    kinds = [node.get_element_type() for node in graph.get_ops() if node.get_type_name() == "Constant"]
+    assert kinds.count(ov.Type.f16) == 2
+    np.testing.assert_allclose(answers(graph, x), before, atol=1e-5)
+
+
+@traced
 def test_rounded_weights_stay_as_they_are_in_a_graph() -> None:
     """A model that was rounded as its file is gives the same answers compressed: all runtimes compute with one set."""
     ov = pytest.importorskip("openvino")
