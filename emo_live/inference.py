@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -31,6 +32,20 @@ _AT_MOST = 16  # files, of up to 40 MB each
 _HEAD_BYTES = 64  # the sum, and zeros: what follows is as aligned as the library likes it
 _ENDING, _PART = ".graph", ".part"
 _ABANDONED_S = 3600.0  # unfinished files of processes that were killed
+_CORES: list[openvino.Core] = []
+_ONE_CORE = threading.Lock()
+
+
+def openvino_core() -> openvino.Core:
+    """The only one of this process; it stays. Each Core gives a thread a stack of its own for signal handlers and takes
+    it away when its last network is freed, on whatever thread and in whatever order: with several, the next Ctrl-C
+    would be handled on memory that is gone."""
+    import openvino
+
+    with _ONE_CORE:
+        if not _CORES:
+            _CORES.append(openvino.Core())
+        return _CORES[0]
 
 
 def inference_options(threads: int, precision: str) -> dict[str, object]:
@@ -90,11 +105,12 @@ class GraphCache:
         return None
 
     def network(
-        self, core: openvino.Core, name: str, options: dict[str, Any], graph: Callable[[], openvino.Model]
+        self, name: str, options: dict[str, Any], graph: Callable[[], openvino.Model]
     ) -> tuple[openvino.CompiledModel, bool]:
         """The network of that name, and whether it came from here; else `graph` compiled, which may be kept."""
         import openvino
 
+        core = openvino_core()
         if (held := self.load(name)) is not None:
             try:  # on a copy: OpenVINO goes on using it, and would not keep ours alive
                 return core.import_model(openvino.Tensor(held), "CPU", options), True

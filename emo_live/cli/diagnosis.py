@@ -18,6 +18,7 @@ from typing import Literal
 from emo_live import hardware
 from emo_live.cli.assets import MODEL, SUMS, check_assets
 from emo_live.errors import BadInputError
+from emo_live.inference import openvino_core
 
 State = Literal["ok", "optional", "broken"]
 
@@ -127,9 +128,7 @@ def _encoders() -> list[Check]:
 def _devices() -> list[Check]:
     if importlib.util.find_spec("openvino") is None:
         return []
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     checks = []
     for device in core.available_devices:
         name = str(core.get_property(device, "FULL_DEVICE_NAME")).strip()

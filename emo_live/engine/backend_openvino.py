@@ -28,7 +28,7 @@ from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.engine.tiny_graphs import bank_inputs
 from emo_live.errors import EngineError
 from emo_live.hardware import return_freed_memory
-from emo_live.inference import GraphCache, graph_name, inference_options
+from emo_live.inference import GraphCache, graph_name, inference_options, openvino_core
 from emo_live.types import Float32
 
 if TYPE_CHECKING:
@@ -81,13 +81,10 @@ class OpenVinoBackend:
         cache: Path | None = None,
         graphs: GraphCache | None = None,
     ):
-        import openvino
-
         if not (assets / "denoise.xml").exists():
             raise EngineError(f"the model files are missing in {assets}: reinstall emo-live")
         self.assets, self.threads = assets, threads
         self._cache, self._graphs = cache, graphs or GraphCache.of_user()
-        self._core = openvino.Core()
         self.precision = precision or self._best_precision()
         self._compiled: dict[tuple[str, int], Future[openvino.CompiledModel]] = {}
         self._unkept: dict[tuple[str, int], str] = {}  # compiled here, by their names in the cache
@@ -98,7 +95,7 @@ class OpenVinoBackend:
         ONE_BLAS_THREAD.enter()
 
     def _best_precision(self) -> str:
-        return "bf16" if "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        return "bf16" if "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
     def warm(self, lengths: tuple[int, ...]) -> None:
         """Starts compiling for these window lengths in the background, in this order."""
@@ -148,10 +145,10 @@ class OpenVinoBackend:
     def _compile(self, name: str, frames: int) -> openvino.CompiledModel:
         options = inference_options(self.threads, "f32" if name in _EXACT else self.precision)
         if name not in _KEPT_GRAPHS:
-            return self._core.compile_model(self._graph(name, frames), "CPU", options)
+            return openvino_core().compile_model(self._graph(name, frames), "CPU", options)
         files = [(self.assets / f"{name}.{ending}").read_bytes() for ending in ("xml", "bin")]
         kept = graph_name(options, *files, frames)
-        network, known = self._graphs.network(self._core, kept, options, lambda: self._graph(name, frames))
+        network, known = self._graphs.network(kept, options, lambda: self._graph(name, frames))
         if not known:
             self._unkept[name, frames] = kept
         return network
@@ -161,7 +158,7 @@ class OpenVinoBackend:
             self._graphs.keep(kept, compiled.result())
 
     def _graph(self, name: str, frames: int) -> openvino.Model:
-        model = self._core.read_model(self.assets / f"{name}.xml")
+        model = openvino_core().read_model(self.assets / f"{name}.xml")
         if name in _FRAME_INPUTS:
             shapes: dict[str, list[int]] = {}
             for port in model.inputs:

@@ -18,7 +18,7 @@ import numpy as np
 
 from emo_live.face.detector import Candidate, find_candidates, iou
 from emo_live.face.resample import rotated_square, sample
-from emo_live.inference import GraphCache, graph_name, inference_options
+from emo_live.inference import GraphCache, graph_name, inference_options, openvino_core
 from emo_live.types import Box, Float32, UInt8
 
 N_POINTS = 478
@@ -181,13 +181,11 @@ class FaceFinder:
 
     def _net(self, name: str) -> Any:
         if name not in self._nets:
-            import openvino
-
             # Points must not depend on whether the CPU has a 16-bit float unit.
             config = inference_options(self._threads, "f32")
-            core, path, cache = openvino.Core(), _ASSETS / f"{name}.tflite", GraphCache.of_user()
+            path, cache = _ASSETS / f"{name}.tflite", GraphCache.of_user()
             kept = graph_name(config, path.read_bytes())
-            self._nets[name], known = cache.network(core, kept, config, lambda: core.read_model(path))
+            self._nets[name], known = cache.network(kept, config, lambda: openvino_core().read_model(path))
             if not known:
                 cache.keep(kept, self._nets[name])
         return self._nets[name]

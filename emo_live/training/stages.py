@@ -290,13 +290,14 @@ def image(
 def video(
     pack: AnyPackOption = None,
     work: WorkOption = WORK,
+    start: Annotated[list[str] | None, typer.Option(help="Folders to begin from; else image, hearing.")] = None,
     minutes: MinutesOption = 45,
     steps: StepsOption = None,
     batch: int = 8,
     seed: int = 0,
 ) -> None:
     """Teacher, stage 2: with sound, temporal layers and motion frames, on windows."""
-    teacher("video", ["image", "hearing"], pack, work, Budget(minutes, steps, batch, seed))
+    teacher("video", start or ["image", "hearing"], pack, work, Budget(minutes, steps, batch, seed))
 
 
 @app.command()

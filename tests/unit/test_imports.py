@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {
         *("session", "render", "bench", "bench_live", "bench_models"),
-        *("avatar", "transport", "media", "audio", "engine", "weights"),
+        *("avatar", "transport", "media", "audio", "engine", "weights", "inference"),
     },
 }
 # The command line hands `train` over to an extra; nothing else may know of training.
@@ -67,10 +67,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "scipy": ("training/",),
     "soundfile": ("training/",),
     "tensorboard": ("training/",),
-    "openvino": (
-        *("inference", "engine/backend_openvino", "face/", "cli/diagnosis"),
-        *("training/export", "training/compress"),
-    ),
+    "openvino": ("inference", "engine/backend_openvino", "training/export", "training/compress"),
     "typer": ("cli/", "training/stages"),
     "rich": ("cli/", "training/"),
     "av": ("audio/", "transport/", "training/", "cli/diagnosis"),

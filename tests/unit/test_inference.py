@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +109,26 @@ def test_the_face_finder_finds_the_same_with_kept_networks(tmp_path: Path, monke
     first = FaceFinder().find(picture)[0]
     np.testing.assert_array_equal(again.points, first.points)
     assert {path: path.stat().st_ino for path in (tmp_path / "graphs").iterdir()} == kept
+
+
+def test_signals_are_handled_after_networks_were_freed() -> None:
+    """In the order in which they were made, which is not that of a stack; a crash would take pytest with it."""
+    code = """if True:
+        import os, signal
+        from emo_live.engine.backend_openvino import OpenVinoBackend
+        from emo_live.face.landmarker import FaceFinder
+
+        caught = []
+        signal.signal(signal.SIGINT, lambda *_: caught.append(1))
+        face, first, second = FaceFinder(), OpenVinoBackend(), OpenVinoBackend()
+        face.load()
+        del face
+        first.close()
+        del first
+        second.close()
+        del second
+        os.kill(os.getpid(), signal.SIGINT)
+        assert caught
+    """
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
