@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from emo_live.errors import BadInputError
 
 SAVE_EVERY_S = 180.0
+SHIPPED = "shipped"  # the stage that `unpack` makes of the model in the package
 
 
 @cache
@@ -59,7 +60,8 @@ def channels_last(module: nn.Module) -> None:
 def written(path: Path, stage: str) -> Path:
     """`path`, if the stage that writes it has done so. Raises BadInputError."""
     if not path.exists():
-        raise BadInputError(f"no {path.name} in {path.parent}: run `emo-live train {stage}` first")
+        command = "unpack" if stage == SHIPPED else stage
+        raise BadInputError(f"no {path.name} in {path.parent}: run `emo-live train {command}` first")
     return path
 
 

@@ -13,9 +13,10 @@ from emo_live.errors import BadInputError
 from emo_live.models.autoencoder import MotionBasis
 from emo_live.models.weights import load_state, part_of
 from emo_live.training.basis import save_basis
+from emo_live.training.run import SHIPPED
 from emo_live.training.stages_options import BASIS, PRIOR
 
-STAGES = {"autoencoder": "autoencoder.", "hearing": "hearing.", "gestures": "gestures.", "shipped": "emo."}  # prefixes
+STAGES = {"autoencoder": "autoencoder.", "hearing": "hearing.", "gestures": "gestures.", SHIPPED: "emo."}  # prefixes
 
 
 def unpack_model(model: Path, work: Path) -> None:

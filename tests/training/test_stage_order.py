@@ -31,7 +31,9 @@ HAVE_PRIOR = (*HAVE_TRACKS, "prior.npz")
         ("prior", HAVE_BASIS, "tracks"),
         ("image", HAVE_TRACKS, "prior"),
         ("image", HAVE_PRIOR, "hearing"),
+        ("video", HAVE_PRIOR, "hearing"),
         ("distil", (), "video"),
+        ("distil --start shipped", (), "unpack"),
     ],
 )
 def test_what_comes_first(
@@ -48,4 +50,4 @@ def test_what_comes_first(
         (shutil.copytree if (work / name).is_dir() else shutil.copy)(work / name, tmp_path / name)
     monkeypatch.setattr(Pack, "portraits", lambda self, split: list(PORTRAITS))
     with pytest.raises(BadInputError, match=f"emo-live train {first}`"):
-        stages.main([stage, "--pack", str(pack.folder), "--work", str(tmp_path)])
+        stages.main([*stage.split(), "--pack", str(pack.folder), "--work", str(tmp_path)])
