@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,6 +17,7 @@ from emo_live.engine.base import EngineFrame
 from emo_live.engine.latent_generator import LatentGenerator
 from emo_live.engine.published import PublishedOptions, opened
 from emo_live.engine.window import Controls, RollingWindow, WindowPolicy
+from emo_live.folders import CACHE_VARIABLE
 from emo_live.weights.manifest import Model
 
 SIZE = 128  # px: of less, the lowest level of so narrow a model has one value a group
@@ -23,8 +25,9 @@ SIZE = 128  # px: of less, the lowest level of so narrow a model has one value a
 
 @cache
 def mini_folder(model: str = "hallo") -> Path:
-    """Read only: it is shared."""
-    return mini_model_folder(Path(mkdtemp(prefix="emo-live-mini-")) / model, cast(Model, model))
+    """Read only: it is shared. In the folder that goes when the tests end (conftest.py)."""
+    folder = mkdtemp(prefix="emo-live-mini-", dir=os.environ[CACHE_VARIABLE])
+    return mini_model_folder(Path(folder) / model, cast(Model, model))
 
 
 @cache

@@ -348,11 +348,13 @@ def distil(
 def distil_tiny(pack: Path | None, work: Path, start: list[str] | None, recipe: Recipe, budget: Budget) -> None:
     from emo_live.training.basis import load_basis
     from emo_live.training.distil.train import train
-    from emo_live.training.run import written
 
     folders = [work / name for name in start or ("video", "speed") if start or (work / name).exists()]
     for folder in folders or [work / "video"]:
-        written(folder / "state.pt", folder.name)
+        if not (folder / "state.pt").exists():
+            raise BadInputError(
+                f"no teacher in {folder}: make one with `emo-live train video` or `unpack`, or name one with --start"
+            )
     basis, model = load_basis(work / BASIS), new_model(work)
     folders = [work / "hearing", *folders]  # shipped weights lack the head for mouth shapes
     train(motion_data(pack, work), basis, model, folders, work / "distil", budget, recipe)

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from emo_live.errors import BadInputError
 from emo_live.training import stages
 from emo_live.training.pack import Pack
+from emo_live.training.run import load_weights
 
 PORTRAITS = ("faker_male_61",)  # of the work folder of the tests
 HAVE_BASIS = ("basis.pt",)
@@ -33,7 +35,6 @@ HAVE_PRIOR = (*HAVE_TRACKS, "prior.npz")
         ("image", HAVE_PRIOR, "hearing"),
         ("video", HAVE_PRIOR, "hearing"),
         ("distil", (), "video"),
-        ("distil --start shipped", (), "unpack"),
     ],
 )
 def test_what_comes_first(
@@ -50,4 +51,9 @@ def test_what_comes_first(
         (shutil.copytree if (work / name).is_dir() else shutil.copy)(work / name, tmp_path / name)
     monkeypatch.setattr(Pack, "portraits", lambda self, split: list(PORTRAITS))
     with pytest.raises(BadInputError, match=f"emo-live train {first}`"):
-        stages.main([*stage.split(), "--pack", str(pack.folder), "--work", str(tmp_path)])
+        stages.main([stage, "--pack", str(pack.folder), "--work", str(tmp_path)])
+
+
+def test_what_ships_is_unpacked_first(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="emo-live train unpack`"):
+        load_weights(nn.Linear(1, 1), tmp_path / "shipped")
