@@ -8,6 +8,8 @@ import os
 
 import pytest
 
+from emo_live.folders import CACHE_VARIABLE
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -25,5 +27,5 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("EMO_LIVE_")]:
+    for name in [name for name in os.environ if name.startswith("EMO_LIVE_") and name != CACHE_VARIABLE]:
         monkeypatch.delenv(name)
