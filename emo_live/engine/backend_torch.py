@@ -16,7 +16,7 @@ from emo_live.engine.locator_mask import locator_mask
 from emo_live.engine.motion_prior import FaceMotion, MotionPrior
 from emo_live.engine.pictures import MOUTH_SIZE, mouth_origin
 from emo_live.models.audio import WhisperEncoder
-from emo_live.models.autoencoder import AppearanceEncoder, FlowDecoder, MouthPainter
+from emo_live.models.autoencoder import Autoencoder
 from emo_live.models.emo import Portrait, TinyEmo
 from emo_live.models.gestures import Gestures
 from emo_live.models.hearing import Hearing
@@ -32,18 +32,15 @@ class TorchBackend:
     def __init__(self, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
         self.prior = MotionPrior.load(folder / "prior.npz")
         self.device, self.dtype = torch.device(device), dtype
-        a = TINY.autoencoder
         self.emo, self.whisper = TinyEmo(TINY), WhisperEncoder(TINY.whisper)
-        self.appearance, self.flow, self.mouth = AppearanceEncoder(a), FlowDecoder(a), MouthPainter(a)
+        self.autoencoder = Autoencoder(TINY.autoencoder)
         self.hearing, self.gesture_net = Hearing(TINY.emo.audio_projection), Gestures(TINY.gestures)
         parts: dict[str, nn.Module] = {
             "hearing.": self.hearing,
             "gestures.": self.gesture_net,
             "emo.": self.emo,
             "whisper.": self.whisper,
-            "autoencoder.appearance.": self.appearance,
-            "autoencoder.flow.": self.flow,
-            "autoencoder.mouth.": self.mouth,
+            "autoencoder.": self.autoencoder,
         }
         state = load_state(folder / "weights.safetensors")
         for prefix, module in parts.items():
@@ -62,9 +59,9 @@ class TorchBackend:
         portrait = self._tensor(avatar.portrait.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1)
         x, y = origin = mouth_origin(avatar.landmarks)
         mask = self._tensor(locator_mask(avatar.landmarks, TINY.mask_size)[None])
-        face, inside = self.appearance(portrait, portrait[:, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE])
+        face, inside = self.autoencoder.look(portrait, portrait[:, :, y : y + MOUTH_SIZE, x : x + MOUTH_SIZE])
         emo = self.emo.prepare(F.avg_pool2d(portrait, 2), mask)
-        features = {"emo": emo, "face": self.flow.conv_in.once(face), "inside": self.mouth.conv_in.once(inside)}
+        features = {"emo": emo, "face": face, "inside": inside}
         return Prepared(avatar, avatar.portrait, origin, FaceMotion(self.prior, avatar.landmarks), features)
 
     @torch.inference_mode()
@@ -92,11 +89,13 @@ class TorchBackend:
 
     @torch.inference_mode()
     def motion(self, avatar: Prepared, latents: Float32) -> Float32:
-        return self._array(self.flow(self._tensor(latents), avatar.features["face"]))
+        return self._array(self.autoencoder.flow(self._tensor(latents), avatar.features["face"]))
 
     @torch.inference_mode()
     def paint(self, avatar: Prepared, warped: Float32, motion: Float32) -> Float32:
-        return self._array(self.mouth(self._tensor(warped), self._tensor(motion), avatar.features["inside"]))
+        return self._array(
+            self.autoencoder.mouth(self._tensor(warped), self._tensor(motion), avatar.features["inside"])
+        )
 
     def close(self) -> None:
         pass

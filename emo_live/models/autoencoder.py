@@ -155,3 +155,18 @@ class MouthPainter(nn.Module):
         hole = F.interpolate(motion[:, 2:], scale_factor=4.0, mode="bilinear", align_corners=False)
         share = torch.sigmoid(out[:, 3:] + 6 * hole - 3)
         return torch.cat([colour, share], 1)
+
+
+class Autoencoder(nn.Module):
+    """The three trained parts together, as they are saved."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.appearance = AppearanceEncoder(config)
+        self.flow = FlowDecoder(config)
+        self.mouth = MouthPainter(config)
+
+    def look(self, portrait: Tensor, mouth: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, 512, 512), (B, 3, 144, 144) -> what `flow` and `mouth` take as their references."""
+        face, inside = self.appearance(portrait, mouth)
+        return self.flow.conv_in.once(face), self.mouth.conv_in.once(inside)

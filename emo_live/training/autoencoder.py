@@ -12,29 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emo_live.config import TINY, AutoencoderConfig
-from emo_live.models.autoencoder import AppearanceEncoder, FlowDecoder, MotionBasis, MouthPainter
+from emo_live.config import TINY
+from emo_live.models.autoencoder import Autoencoder, MotionBasis
 from emo_live.training.frame_data import FrameBatches, load_shards
 from emo_live.training.run import Budget, Run, autocast, channels_last, optimizers
 
 LATENT_NOISE = 0.12  # latents get noise up to this: the diffusion model's are not exact either
 PER_PORTRAIT = 4  # frames of a portrait in a batch
 CRITIC_FROM = 0.5  # share of the budget after which the discriminator joins
-
-
-class Autoencoder(nn.Module):
-    """The three trained parts together, as they are saved."""
-
-    def __init__(self, config: AutoencoderConfig):
-        super().__init__()
-        self.appearance = AppearanceEncoder(config)
-        self.flow = FlowDecoder(config)
-        self.mouth = MouthPainter(config)
-
-    def look(self, portrait: Tensor, mouth: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, 512, 512), (B, 3, 144, 144) -> what `flow` and `mouth` take as their references."""
-        face, inside = self.appearance(portrait, mouth)
-        return self.flow.conv_in.once(face), self.mouth.conv_in.once(inside)
 
 
 def sampling_grid(flow: Tensor, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from emo_live.errors import BadInputError
 from emo_live.face.landmarker import BLENDSHAPES
 from emo_live.face.resample import resize
 from emo_live.models.audio import WhisperEncoder
-from emo_live.training.autoencoder import Autoencoder
+from emo_live.models.autoencoder import Autoencoder
 from emo_live.training.encoder_stage import (
     Task,
     face_errors,

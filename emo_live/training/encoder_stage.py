@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emo_live.config import TINY
-from emo_live.models.autoencoder import MotionBasis
-from emo_live.training.autoencoder import Autoencoder, decode, mouth_square, region_weight
+from emo_live.models.autoencoder import Autoencoder, MotionBasis
+from emo_live.training.autoencoder import decode, mouth_square, region_weight
 from emo_live.training.basis import load_basis
 from emo_live.training.frame_data import FrameBatches, Shard, load_shards
 from emo_live.training.pixel_encoder import PixelEncoder, RoughFlow, as_pixels, half_size

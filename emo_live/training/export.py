@@ -22,11 +22,11 @@ from emo_live.config import TINY
 from emo_live.engine.tiny_graphs import GRAPHS, bank_inputs
 from emo_live.models.attention import choose_kernel
 from emo_live.models.audio import WhisperEncoder
+from emo_live.models.autoencoder import Autoencoder
 from emo_live.models.emo import Portrait, TinyEmo
 from emo_live.models.gestures import Gestures
 from emo_live.models.hearing import Hearing
 from emo_live.models.weights import pack_state, part_of, unpack_state
-from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.compress import compress_weights
 from emo_live.training.sound import KEPT
 

@@ -369,8 +369,8 @@ def export(
 ) -> None:
     """Trained weights to the files that ship."""
     from emo_live.config import TINY
+    from emo_live.models.autoencoder import Autoencoder
     from emo_live.models.gestures import Gestures
-    from emo_live.training.autoencoder import Autoencoder
     from emo_live.training.basis import load_basis
     from emo_live.training.export import Trained, write_model
     from emo_live.training.run import load_weights

@@ -17,9 +17,8 @@ from emo_live.errors import BadInputError
 from emo_live.face.crop import crop_face
 from emo_live.face.landmarker import BLENDSHAPES, FaceFinder
 from emo_live.models.audio import WhisperEncoder
-from emo_live.models.autoencoder import MotionBasis
+from emo_live.models.autoencoder import Autoencoder, MotionBasis
 from emo_live.training import clips, sound, takes
-from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.encoder_stage import new_encoder
 from emo_live.training.motion_data import MotionData
 from emo_live.training.sound import KEPT, STRIDE

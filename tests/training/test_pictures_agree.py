@@ -15,8 +15,8 @@ from emo_live.config import TINY
 from emo_live.engine.base import Prepared
 from emo_live.engine.motion_prior import FaceMotion
 from emo_live.engine.pictures import MOUTH_SIZE, PictureMaker
-from emo_live.models.autoencoder import MotionBasis
-from emo_live.training.autoencoder import Autoencoder, decode
+from emo_live.models.autoencoder import Autoencoder, MotionBasis
+from emo_live.training.autoencoder import decode
 from emo_live.training.frame_data import Shard
 from emo_live.training.motion_data import MotionData
 from emo_live.types import Float32

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from emo_live.config import TINY
-from emo_live.models.autoencoder import MotionBasis
-from emo_live.training.autoencoder import Autoencoder, sampling_grid, warp
+from emo_live.models.autoencoder import Autoencoder, MotionBasis
+from emo_live.training.autoencoder import sampling_grid, warp
 from emo_live.training.encoder_stage import (
     EncoderLoss,
     Task,

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from emo_live.config import TINY
 from emo_live.engine.motion_prior import MotionPrior
 from emo_live.models.attention import choose_kernel
-from emo_live.models.autoencoder import MotionBasis
+from emo_live.models.autoencoder import Autoencoder, MotionBasis
 from emo_live.models.hearing import Hearing
 from emo_live.training import autoencoder as painting
 from emo_live.training import basis as bases
 from emo_live.training import diffusion, stages
-from emo_live.training.autoencoder import Autoencoder, AutoencoderLoss
+from emo_live.training.autoencoder import AutoencoderLoss
 from emo_live.training.diffusion import RATES, SILENT_WEIGHT, DiffusionLoss, Stage, hearing_loss, select
 from emo_live.training.distil.loss import DistilLoss
 from emo_live.training.distil.recipe import TINY_RECIPE, Phase

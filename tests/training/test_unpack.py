@@ -11,9 +11,9 @@ from emo_live.config import TINY
 from emo_live.engine.backend_openvino import ASSETS
 from emo_live.engine.motion_prior import MotionPrior
 from emo_live.errors import BadInputError
+from emo_live.models.autoencoder import Autoencoder
 from emo_live.models.gestures import Gestures
 from emo_live.models.weights import load_state, part_of
-from emo_live.training.autoencoder import Autoencoder
 from emo_live.training.basis import load_basis
 from emo_live.training.run import load_weights
 from emo_live.training.stages import hearing_of, new_model
