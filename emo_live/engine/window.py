@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from emo_live.audio.foreground import Listening, foreground
 from emo_live.engine.base import EngineFrame
 from emo_live.errors import BadInputError
 from emo_live.types import MODEL_STEP_SAMPLES, Float32, UInt8
@@ -63,8 +64,8 @@ class NextWindow:
     """What the loop gives a model for a window of `length` frames, the first of which is frame `index`.
 
     motion: latents of the newest frames before it, at most `carried`, oldest first. sound: (context_samples,) float32
-    at 16 kHz, which ends `look_ahead` steps behind the window's last frame. check: to be called before every denoising
-    step; raises when the window was cancelled.
+    at 16 kHz, which ends `look_ahead` steps behind the window's last frame, its background turned down. check: to be
+    called before every denoising step; raises when the window was cancelled.
     """
 
     index: int
@@ -107,7 +108,9 @@ class RollingWindow:
         self._least = len(first)  # latents that are never taken back
         self._latents: deque[Latent] = deque(first, maxlen=HISTORY + generator.carried)
         self._context_steps = -(-generator.context_samples // MODEL_STEP_SAMPLES)
-        self._steps: deque[Float32] = deque([_SILENCE] * self._context_steps, maxlen=self._context_steps + HISTORY)
+        kept = self._context_steps + HISTORY
+        self._steps: deque[Float32] = deque([_SILENCE] * self._context_steps, maxlen=kept)
+        self._listening: deque[Listening] = deque([Listening()] * self._context_steps, maxlen=kept)  # behind each step
         self._making: deque[tuple[int, PicturesTaken]] = deque()  # index of a window's first frame, its pictures
         self._pushed = 0  # steps of sound so far, without the silence behind the end
         self._end: int | None = None  # frames to make in all, once finish() was called
@@ -119,7 +122,9 @@ class RollingWindow:
         assert pcm.shape == (MODEL_STEP_SAMPLES,), "one step is 640 samples at 16 kHz"
         assert self._end is None, "finish() was called: no more sound"
         assert self._pushed - self.index < HISTORY - self.generator.look_ahead, "take frames() before pushing over 4 s"
-        self._steps.append(pcm)
+        step, listening = foreground(pcm, self._listening[-1])
+        self._steps.append(step)
+        self._listening.append(listening)
         self._pushed += 1
 
     def finish(self) -> None:
@@ -177,6 +182,7 @@ class RollingWindow:
             self._latents.pop()
         for _ in range(unheard):
             self._steps.pop()
+            self._listening.pop()
         self._making.clear()
         self.index = self._pushed = index
         self._windows, self._end = 0, None

@@ -1,8 +1,9 @@
 """The teacher: many-step diffusion of motion latents (v-prediction) from sound, portrait, motion frames, head velocity.
 
 Stages as in EMO 3.3. Image: backbone, ReferenceNet and face locator on single frames, no sound, no time. Video:
-everything, on windows. Speed: only temporal and speed layers. Loss: v error weighted by min-SNR, place and channel; a
-small head on the audio tokens regresses the mouth shapes, so that the projection hears before the backbone draws.
+everything, on windows. Speed: only temporal and speed layers. Loss: v error weighted by place and channel, all noise
+levels alike (2305.08891; min-SNR, 2303.09556, all but leaves out the first steps, in which everything is decided here);
+a small head on the audio tokens regresses the mouth shapes, so that the projection hears before the backbone draws.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from emo_live.training.run import Budget, Run, autocast, optimizers
 from emo_live.training.teacher import Teacher, start_from
 
 AUDIO_DROP, MOTION_DROP = 0.1, 0.06  # for classifier-free guidance, and for windows without a past
-SNR_CAP = 5.0
 MOTION_NOISE = 0.3  # motion frames get noise up to this, so that small errors of a roll-out are not amplified
 SILENT_WEIGHT = 4.0  # of frames in which nothing is said, for hearing: lips should rest while others speak behind
 OWN_TIMES = 0.15  # share of windows whose frames have a timestep each
@@ -78,19 +78,18 @@ class DiffusionLoss:
         with autocast(self.device):
             v, shapes = self._predict(noisy.view_as(z), t.view(size, frames), anchor, batch)
         v = model.prior(v.float())
-        signal, spread = schedule.coefficients(t)
-        snr = (signal / spread.clamp(min=1e-4)) ** 2
-        # min-SNR for v-prediction (2303.09556); the first step of a sampler, where the SNR is zero, is kept alive
-        weight = snr.clamp(max=SNR_CAP) / (snr + 1) + 0.3 * (snr < 0.05)
         where = place_weight(batch["mask"], z.shape[-1]) * self.channels
-        error = (v - target.view_as(z)).square() * where
-        loss = (error * weight.view(size, frames, 1, 1, 1)).mean()
+        loss = ((v - target.view_as(z)).square() * where).mean()
         return {"loss": loss + 2 * shapes, "v": loss, "shapes": shapes}
 
     def _times(self, size: int, frames: int) -> Tensor:
-        """(size * frames,) timesteps, the same for a whole window or, for some, each frame's own."""
+        """(size * frames,) timesteps, the same for a whole window or, for some, each frame's own.
+
+        The windows of a batch are spread over all noise levels, so that their mean says the same from batch to batch.
+        """
         steps = self.schedule.train_steps
-        t = torch.randint(0, steps, (size, 1), device=self.device).expand(size, frames)
+        spread = (torch.randperm(size, device=self.device) + torch.rand(size, device=self.device)) / size
+        t = (spread * steps).long().clamp(max=steps - 1)[:, None].expand(size, frames)
         own = torch.randint(0, steps, (size, frames), device=self.device)
         return torch.where(torch.rand(size, 1, device=self.device) < OWN_TIMES, own, t).flatten()
 
@@ -150,12 +149,14 @@ def train(
     start: list[Path],
     out: Path,
     budget: Budget,
+    rate: float = 1.0,
 ) -> dict[str, float]:
-    """data: to train on and held out. start: as `start_from` takes them."""
+    """data: to train on and held out. start: as `start_from` takes them. rate: share of the stage's learning rates."""
     torch.manual_seed(budget.seed)
     device = start_from(model, start)
     select(model, stage)
-    run = Run(out, model, optimizers(model, *RATES[stage]), budget)
+    muon, adam = RATES[stage]
+    run = Run(out, model, optimizers(model, muon * rate, adam * rate), budget)
     print(f"{len(data[0].tracks)} tracks, {len(data[1].tracks)} held out", flush=True)
     frames = (1,) if stage is Stage.IMAGE else (8,)
 

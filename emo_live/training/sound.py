@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from emo_live.audio.features import CONTEXT_SAMPLES, LEFT_SAMPLES, TOKENS_PER_STEP, log_mel
+from emo_live.audio.foreground import Listening, foreground
 from emo_live.config import TINY
 from emo_live.models.audio import WhisperEncoder
 from emo_live.training.augment import augment
@@ -37,7 +38,9 @@ def whisper_encoder(checkpoint: Path) -> WhisperEncoder:
 
 
 def contexts(pcm: Float32) -> Float32:
-    """Every context that a window of this sound can end with: (T / STRIDE + 1, LEFT_SAMPLES + CONTEXT_SAMPLES)."""
+    """Every context that a window of this sound can end with, (T / STRIDE + 1, LEFT_SAMPLES + CONTEXT_SAMPLES), its
+    background turned down."""
+    pcm = foreground(pcm, Listening())[0]
     size, step = LEFT_SAMPLES + CONTEXT_SAMPLES, STRIDE * MODEL_STEP_SAMPLES
     padded = np.concatenate([np.zeros(size, np.float32), pcm, np.zeros(AHEAD * MODEL_STEP_SAMPLES, np.float32)])
     view = np.lib.stride_tricks.sliding_window_view(padded, size)

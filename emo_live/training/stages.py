@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from emo_live.engine.motion_prior import MotionPrior
 from emo_live.errors import BadInputError
 from emo_live.training.casting import SPLITS, casting, chosen_clips
 from emo_live.training.pack import Pack
 from emo_live.training.run import Budget
-from emo_live.training.stages_measure import evaluate, liveliness
+from emo_live.training.stages_measure import evaluate, liveliness, roll_outs
 from emo_live.training.stages_options import (
     BASIS,
     PRIOR,
@@ -31,10 +30,7 @@ from emo_live.training.stages_options import (
 from emo_live.types import Float32
 
 if TYPE_CHECKING:
-    from emo_live.models.hearing import Hearing
     from emo_live.training.distil.recipe import Recipe
-    from emo_live.training.motion_data import MotionData
-    from emo_live.training.teacher import Teacher
 
 app = typer.Typer(name="emo-live train", help="Train the tiny model, stage by stage.", add_completion=False)
 
@@ -190,48 +186,16 @@ def clips(
     stage.write_sound(work, whisper_encoder(whisper), variants=variants, seed=seed)
 
 
-def motion_data(pack: Path | None, work: Path) -> tuple[MotionData, MotionData]:
-    """To train on, and held out: of the pack's portraits and of clips, as far as there are tracks."""
-    from emo_live.face.landmarker import BLENDSHAPES
-    from emo_live.training.basis import load_basis
-    from emo_live.training.motion_data import MotionData
-    from emo_live.training.takes import take_names
-
-    basis, opened = load_basis(work / BASIS), Pack(pack) if pack else None
-    data = []
-    for split in ("train", "val"):
-        names = [*(opened.portraits(split) if opened else ()), *take_names(work, split)]
-        data.append(MotionData(work, names, basis, opened.arkit_names if opened else BLENDSHAPES))
-    return data[0], data[1]
-
-
 @app.command()
 def prior(pack: AnyPackOption = None, work: WorkOption = WORK) -> None:
     """The linear motion model that the diffusion works around, fitted on the tracks."""
     from emo_live.training.basis import load_basis
     from emo_live.training.prior import fit_prior
+    from emo_live.training.work_folder import motion_data
 
     data, fitted = motion_data(pack, work)[0], load_basis(work / BASIS)
     shares = fit_prior(data, fitted, work / PRIOR)
     print("shares of the visible motion:", {name: round(value, 4) for name, value in shares.items()})
-
-
-def hearing_of(work: Path) -> Hearing:
-    from emo_live.config import TINY
-    from emo_live.models.hearing import Hearing
-    from emo_live.training.run import load_weights
-
-    ear = Hearing(TINY.emo.audio_projection).eval().requires_grad_(False)
-    load_weights(ear, work / "hearing")
-    return ear
-
-
-def new_model(work: Path) -> Teacher:
-    from emo_live.config import TINY
-    from emo_live.training.run import written
-    from emo_live.training.teacher import Teacher
-
-    return Teacher(TINY, MotionPrior.load(written(work / PRIOR, "prior")), hearing_of(work))
 
 
 @app.command()
@@ -245,6 +209,7 @@ def hearing(
 ) -> None:
     """The audio projection alone, on mouth shapes."""
     from emo_live.training.diffusion import train_hearing
+    from emo_live.training.work_folder import motion_data
 
     train_hearing(motion_data(pack, work)[0], work / "hearing", Budget(minutes, steps, batch, seed))
 
@@ -260,17 +225,19 @@ def gestures(
 ) -> None:
     """Head poses, brows and lids from noise."""
     from emo_live.training.gestures import train
+    from emo_live.training.work_folder import motion_data
 
     train(motion_data(pack, work)[0], work / "gestures", Budget(minutes, steps, batch, seed))
 
 
-def teacher(name: str, start: list[str], pack: Path | None, work: Path, budget: Budget) -> None:
+def teacher(name: str, start: list[str], pack: Path | None, work: Path, budget: Budget, rate: float = 1.0) -> None:
     from emo_live.training import diffusion
     from emo_live.training.basis import load_basis
+    from emo_live.training.work_folder import motion_data, new_model
 
     data, folders = motion_data(pack, work), [work / part for part in start]
     basis, model = load_basis(work / BASIS), new_model(work)
-    diffusion.train(diffusion.Stage(name), data, basis, model, folders, work / name, budget)
+    diffusion.train(diffusion.Stage(name), data, basis, model, folders, work / name, budget, rate)
 
 
 @app.command()
@@ -291,13 +258,14 @@ def video(
     pack: AnyPackOption = None,
     work: WorkOption = WORK,
     start: Annotated[list[str] | None, typer.Option(help="Folders to begin from; else image, hearing.")] = None,
+    rate: Annotated[float, typer.Option(help="Share of the usual learning rates: less to go on gently.")] = 1.0,
     minutes: MinutesOption = 45,
     steps: StepsOption = None,
     batch: int = 8,
     seed: int = 0,
 ) -> None:
     """Teacher, stage 2: with sound, temporal layers and motion frames, on windows."""
-    teacher("video", start or ["image", "hearing"], pack, work, Budget(minutes, steps, batch, seed))
+    teacher("video", start or ["image", "hearing"], pack, work, Budget(minutes, steps, batch, seed), rate)
 
 
 @app.command()
@@ -318,7 +286,10 @@ def distil(
     pack: AnyPackOption = None,
     work: Annotated[Path | None, typer.Option(help="Where data, checkpoints and logs go: runs/TEACHER.")] = None,
     teacher: Annotated[str, typer.Option(help="tiny, a published model that is pulled, or a model folder.")] = "tiny",
-    start: Annotated[list[str] | None, typer.Option(help="tiny: folders to begin from; else video, speed.")] = None,
+    teacher_run: Annotated[
+        list[str] | None, typer.Option(help="tiny: runs of the teacher; else --start's, or video, speed.")
+    ] = None,
+    start: Annotated[list[str] | None, typer.Option(help="tiny: runs to begin from; else the teacher's.")] = None,
     films: Annotated[Path | None, typer.Option(help="Published models: a folder of films to learn from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Published models: the model folder to make.")] = None,
     size: Annotated[int, typer.Option(help="Published models: px of the pictures.")] = 512,
@@ -334,7 +305,9 @@ def distil(
     recipe = with_matching(TINY_RECIPE if teacher == "tiny" else HALLO_RECIPE, matching)
     budget = Budget(minutes, steps, batch or recipe.batch, seed)
     if teacher == "tiny":
-        distil_tiny(pack, work or WORK, start, recipe, budget)
+        work = work or WORK
+        trained = teacher_run or start or ["video", *(["speed"] if (work / "speed").exists() else [])]
+        distil_tiny(pack, work, (trained, start or trained), recipe, budget)
         return
     if films is None or out is None:
         raise BadInputError(f"to distil {teacher}, give --films (a folder of videos) and --out (the folder to make)")
@@ -345,19 +318,24 @@ def distil(
     distil_published(folder, films, work or Path("runs") / folder.name, out, recipe, budget, size)
 
 
-def distil_tiny(pack: Path | None, work: Path, start: list[str] | None, recipe: Recipe, budget: Budget) -> None:
+def distil_tiny(
+    pack: Path | None, work: Path, runs: tuple[list[str], list[str]], recipe: Recipe, budget: Budget
+) -> None:
+    """runs: of the teacher, and of what the student begins with, names in `work`."""
     from emo_live.training.basis import load_basis
     from emo_live.training.distil.train import train
+    from emo_live.training.work_folder import motion_data, new_model
 
-    folders = [work / name for name in start or ("video", "speed") if start or (work / name).exists()]
-    for folder in folders or [work / "video"]:
-        if not (folder / "state.pt").exists():
+    for name in (*runs[0], *runs[1]):
+        if not (work / name / "state.pt").exists():
             raise BadInputError(
-                f"no teacher in {folder}: make one with `emo-live train video` or `unpack`, or name one with --start"
+                f"no run in {work / name}: make a teacher with `emo-live train video` or `unpack`, or name runs with "
+                "--teacher-run and --start"
             )
     basis, model = load_basis(work / BASIS), new_model(work)
-    folders = [work / "hearing", *folders]  # shipped weights lack the head for mouth shapes
-    train(motion_data(pack, work), basis, model, folders, work / "distil", budget, recipe)
+    # shipped weights lack the head for mouth shapes
+    of_teacher, of_student = ([work / name for name in ("hearing", *part)] for part in runs)
+    train(motion_data(pack, work), basis, model, (of_teacher, of_student), work / "distil", budget, recipe)
 
 
 @app.command()
@@ -375,6 +353,7 @@ def export(
     from emo_live.training.export import Trained, write_model
     from emo_live.training.run import load_weights
     from emo_live.training.sound import whisper_encoder
+    from emo_live.training.work_folder import hearing_of, new_model
 
     painter, emo = Autoencoder(TINY.autoencoder), new_model(work)
     painter.flow.basis.load_state_dict(load_basis(work / BASIS).state_dict())
@@ -388,6 +367,7 @@ def export(
 
 app.command()(evaluate)
 app.command()(liveliness)
+app.command()(roll_outs)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The stages that measure the shipped model: against an evaluator, and against true motion."""
+"""The stages that measure: the shipped model against an evaluator and true motion, any stage by its roll-outs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from emo_live.engine.window import DEFAULT_SPEED
 from emo_live.training.pack import Pack
-from emo_live.training.stages_options import BASIS, WORK, PackOption, ShareOption, WorkOption
+from emo_live.training.stages_options import BASIS, WORK, AnyPackOption, PackOption, ShareOption, WorkOption
 
 
 def evaluate(
@@ -53,3 +53,24 @@ def liveliness(
     finally:
         backend.close()
     print(f"velocity energy: {np.median(shares):.2f} of the true one (median of {len(shares)}):", np.round(shares, 2))
+
+
+def roll_outs(
+    pack: AnyPackOption = None,
+    work: WorkOption = WORK,
+    stage: Annotated[list[str] | None, typer.Option(help="Runs, each over the ones before; else video.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of DDIM: 1 for students, 6 and more for teachers.")] = 6,
+    count: Annotated[int, typer.Option(min=1, help="Held-out tracks.")] = 12,
+    seed: int = 0,
+) -> None:
+    """How well a stage follows held-out sound on its own output: medians, as they are logged in training."""
+    from emo_live.training.basis import load_basis
+    from emo_live.training.roll_out import Sampling, measure
+    from emo_live.training.teacher import start_from
+    from emo_live.training.work_folder import motion_data, new_model
+
+    model = new_model(work)
+    start_from(model, [work / name for name in stage or ["video"]])
+    sampling = Sampling(steps, seed=seed)
+    figures = measure(model.eval(), motion_data(pack, work)[1], load_basis(work / BASIS), sampling, count)
+    print({name: round(value, 3) for name, value in figures.items()})

@@ -22,8 +22,9 @@ from emo_live.training import clips, sound, takes
 from emo_live.training.encoder_stage import new_encoder
 from emo_live.training.motion_data import MotionData
 from emo_live.training.sound import KEPT, STRIDE
-from emo_live.training.stages import main, motion_data
+from emo_live.training.stages import main
 from emo_live.training.takes import Row, at_times, gather, read_rows, split_table, steps_of, take_names, write_rows
+from emo_live.training.work_folder import motion_data
 from emo_live.types import UInt8
 
 RATE, COUNT = 30, 66  # pictures of the film: 2.2 s

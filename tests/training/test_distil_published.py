@@ -285,8 +285,9 @@ def test_a_result_that_cannot_be_written_leaves_nothing(
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--teacher", "hallo"], "give --films"),
     (["--teacher", "nobody", "--films", ".", "--out", "x"], "no model is called 'nobody'"),
-    (["--work", "nowhere"], "no teacher in nowhere/video"),
-    (["--work", "nowhere", "--start", "mine"], "no teacher in nowhere/mine"),
+    (["--work", "nowhere"], "no run in nowhere/video"),
+    (["--work", "nowhere", "--start", "mine"], "no run in nowhere/mine"),
+    (["--work", "nowhere", "--teacher-run", "mine", "--start", "shipped"], "no run in nowhere/mine"),
 ])  # fmt: skip
 def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

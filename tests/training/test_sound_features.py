@@ -10,6 +10,7 @@ import pytest
 import torch
 from fakes import FakeBackend, bundled_avatar
 
+from emo_live.audio import foreground
 from emo_live.audio.features import TOKENS_PER_STEP, log_mel
 from emo_live.config import TINY
 from emo_live.engine.base import Prepared, WindowInputs
@@ -94,6 +95,7 @@ def test_a_window_uses_tokens_that_are_kept(speech: tuple[Float32, ...], prior: 
 def test_the_first_context_is_silence_and_what_comes_ahead(speech: tuple[Float32, ...]) -> None:
     pcm = speech[1][: 10 * MODEL_STEP_SAMPLES]
     rows, ahead = contexts(pcm), AHEAD * MODEL_STEP_SAMPLES
+    pcm = foreground.foreground(pcm, foreground.Listening())[0]
     assert not rows[0, :-ahead].any()
     np.testing.assert_array_equal(rows[0, -ahead:], pcm[:ahead])
     assert not rows[-1, -ahead:].any(), "behind the end there is silence"

@@ -21,9 +21,10 @@ from emo_live.models.autoencoder import Autoencoder, MotionBasis
 from emo_live.models.hearing import Hearing
 from emo_live.training import autoencoder as painting
 from emo_live.training import basis as bases
-from emo_live.training import diffusion, stages
+from emo_live.training import diffusion, stages, work_folder
 from emo_live.training.autoencoder import AutoencoderLoss
 from emo_live.training.diffusion import RATES, SILENT_WEIGHT, DiffusionLoss, Stage, hearing_loss, select
+from emo_live.training.distil import train as phases
 from emo_live.training.distil.loss import DistilLoss
 from emo_live.training.distil.recipe import TINY_RECIPE, Phase
 from emo_live.training.distil.tiny import TinyStudent
@@ -271,6 +272,13 @@ def test_a_stage_starts_from_what_the_ones_before_trained(
     assert not any("prior" in name or "hearing" in name for name in state["module"]), "they have files of their own"
 
 
+def opened(patch: pytest.MonkeyPatch, model: Teacher, data: MotionData, basis: MotionBasis) -> None:
+    """What stages find in any work folder."""
+    patch.setattr(work_folder, "motion_data", lambda pack, work: (data, data))
+    patch.setattr(work_folder, "new_model", lambda work: model)
+    patch.setattr(bases, "load_basis", lambda path: basis)
+
+
 def test_a_student_starts_as_its_teacher(
     model: Teacher,
     data: MotionData,
@@ -283,9 +291,7 @@ def test_a_student_starts_as_its_teacher(
     """The teacher's last stage trains temporal layers only: its own weights are not the whole teacher."""
     for k, stage in enumerate(("image", "hearing", "video", "speed")):
         marked(stage, k + 1.0)
-    monkeypatch.setattr(stages, "motion_data", lambda pack, work: (data, data))
-    monkeypatch.setattr(stages, "new_model", lambda work: model)
-    monkeypatch.setattr(bases, "load_basis", lambda path: basis)
+    opened(monkeypatch, model, data, basis)
     stages.distil(tmp_path, tmp_path, minutes=1, steps=1, batch=2, seed=0)
     found = values(brief[0])
     temporal = {name for name in found if "motion_modules" in name or name.startswith("speed_encoder")}
@@ -293,6 +299,27 @@ def test_a_student_starts_as_its_teacher(
     assert {found[name] for name in temporal} == {4.0}
     assert {found[name] for name in found.keys() - temporal - last} == {3.0}
     assert {found[name] for name in last} <= {0.0, 3.0}
+
+
+def test_a_student_may_begin_with_another_run(
+    model: Teacher,
+    data: MotionData,
+    basis: MotionBasis,
+    tmp_path: Path,
+    brief: list[nn.Module],
+    marked: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for k, stage in enumerate(("hearing", "video", "speed")):
+        marked(stage, k + 1.0)
+    opened(monkeypatch, model, data, basis)
+    teachers: list[nn.Module] = []
+    loss = phases.DistilLoss
+    monkeypatch.setattr(phases, "DistilLoss", lambda *given: teachers.append(given[1][1]) or loss(*given))
+    runs = {"teacher_run": ["video"], "start": ["speed"]}
+    stages.distil(tmp_path, tmp_path, **runs, minutes=1, steps=1, batch=2, seed=0)
+    name = next(name for name in values(model) if "motion_modules" in name)
+    assert [values(network)[name] for network in (brief[0], teachers[0])] == [3.0, 2.0]
 
 
 def test_weights_of_a_stage_are_taken_by_name(model: Teacher, marked: Any) -> None:

@@ -16,8 +16,8 @@ from emo_live.models.gestures import Gestures
 from emo_live.models.weights import load_state, part_of
 from emo_live.training.basis import load_basis
 from emo_live.training.run import load_weights
-from emo_live.training.stages import hearing_of, new_model
 from emo_live.training.unpack import unpack_model
+from emo_live.training.work_folder import hearing_of, new_model
 
 
 def test_stages_take_up_what_ships(tmp_path: Path) -> None:

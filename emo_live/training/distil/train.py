@@ -29,13 +29,15 @@ from emo_live.training.teacher import Teacher, start_from
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """batches(phase, first): batches from the first-th on. sample: as Run.train has it, or None."""
+    """network: what learns. batches(phase, first): batches from the first-th on. sample: as Run.train has it, or None.
+    teacher: many-step; None: the network as it comes."""
 
     student: Student
     network: Any
     recipe: Recipe
     batches: Callable[[Phase, int], Iterator[Batch]]
     sample: Callable[[nn.Module, Path], dict[str, float]] | None
+    teacher: nn.Module | None = None
 
 
 def shares(recipe: Recipe, budget: Budget) -> list[tuple[Phase, Budget]]:
@@ -52,8 +54,8 @@ def shares(recipe: Recipe, budget: Budget) -> list[tuple[Phase, Budget]]:
 
 
 def run_phases(course: Course, out: Path, budget: Budget, device: torch.device) -> dict[str, float]:
-    """Returns the last losses. `course.network` is the teacher when it comes and the student when it goes."""
-    teacher = copy.deepcopy(course.network).requires_grad_(False).eval()
+    """Returns the last losses. `course.network` is the student when it goes."""
+    teacher = (course.teacher or copy.deepcopy(course.network)).requires_grad_(False).eval()
     planned, values = shares(course.recipe, budget), {}
     for phase, part in planned:
         last = phase is planned[-1][0]
@@ -88,18 +90,20 @@ def train(
     data: tuple[MotionData, MotionData],
     basis: MotionBasis,
     model: Teacher,
-    start: list[Path],
+    runs: tuple[list[Path], list[Path]],
     out: Path,
     budget: Budget,
     recipe: Recipe,
 ) -> dict[str, float]:
-    """data: to train on and held out. start: the teacher's runs, as `start_from` takes them."""
-    device = start_from(model, start)
+    """data: to train on and held out. runs: of the teacher, and of what the student begins with, as `start_from` takes
+    them."""
+    teacher = copy.deepcopy(model)
+    start_from(teacher, runs[0])
+    device = start_from(model, runs[1])
 
     def batches(phase: Phase, first: int) -> Iterator[Batch]:
         return data[0].batches(budget.batch, recipe.frames, budget.seed, ahead=phase.windows - 1, first=first)
 
-    course = Course(
-        TinyStudent(model, basis, device), model, recipe, batches, sampler(data[1], basis, Sampling(steps=1), count=6)
-    )
+    sample = sampler(data[1], basis, Sampling(steps=1), count=6)
+    course = Course(TinyStudent(model, basis, device), model, recipe, batches, sample, teacher)
     return run_phases(course, out, budget, device)
