@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +22,6 @@ from emo_live.types import MODEL_STEP_SAMPLES, Float32, UInt8
 
 DEFAULT_SPEED = 6.0  # degrees a second: pictures then move about as much as those of true talkers (docs/LOG.md)
 HISTORY = 100  # frames that can be rewound: 4 s, more than any playout buffer holds
-_SILENCE = np.zeros(MODEL_STEP_SAMPLES, np.float32)
 
 # (frames, ...) the generator's own kind of array, and what it holds for one frame: kept for it and handed back.
 Latents = Any
@@ -108,9 +107,7 @@ class RollingWindow:
         self._least = len(first)  # latents that are never taken back
         self._latents: deque[Latent] = deque(first, maxlen=HISTORY + generator.carried)
         self._context_steps = -(-generator.context_samples // MODEL_STEP_SAMPLES)
-        kept = self._context_steps + HISTORY
-        self._steps: deque[Float32] = deque([_SILENCE] * self._context_steps, maxlen=kept)
-        self._listening: deque[Listening] = deque([Listening()] * self._context_steps, maxlen=kept)  # behind each step
+        self._steps: deque[_Step] = deque([_Step()] * self._context_steps, maxlen=self._context_steps + HISTORY)
         self._making: deque[tuple[int, PicturesTaken]] = deque()  # index of a window's first frame, its pictures
         self._pushed = 0  # steps of sound so far, without the silence behind the end
         self._end: int | None = None  # frames to make in all, once finish() was called
@@ -122,9 +119,7 @@ class RollingWindow:
         assert pcm.shape == (MODEL_STEP_SAMPLES,), "one step is 640 samples at 16 kHz"
         assert self._end is None, "finish() was called: no more sound"
         assert self._pushed - self.index < HISTORY - self.generator.look_ahead, "take frames() before pushing over 4 s"
-        step, listening = foreground(pcm, self._listening[-1])
-        self._steps.append(step)
-        self._listening.append(listening)
+        self._steps.append(_Step(*foreground(pcm, self._steps[-1].listening)))
         self._pushed += 1
 
     def finish(self) -> None:
@@ -182,7 +177,6 @@ class RollingWindow:
             self._latents.pop()
         for _ in range(unheard):
             self._steps.pop()
-            self._listening.pop()
         self._making.clear()
         self.index = self._pushed = index
         self._windows, self._end = 0, None
@@ -201,8 +195,16 @@ class RollingWindow:
         missing = max(0, end - self._pushed)
         newest = len(self._steps) - (self._pushed - (end - missing))
         oldest = max(0, newest - self._context_steps + missing)
-        steps = [*list(self._steps)[oldest:newest], *[_SILENCE] * missing]
-        return np.concatenate(steps)[-self.generator.context_samples :]
+        steps = [*list(self._steps)[oldest:newest], *[_Step()] * missing]
+        return np.concatenate([step.pcm for step in steps])[-self.generator.context_samples :]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """40 ms of sound as models hear it, and what the next one goes on from."""
+
+    pcm: Float32 = field(default_factory=lambda: np.zeros(MODEL_STEP_SAMPLES, np.float32))
+    listening: Listening = Listening()
 
 
 class _CancelledError(Exception):

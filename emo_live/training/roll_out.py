@@ -20,6 +20,7 @@ from emo_live.models.sampler import NoiseSchedule, guided
 from emo_live.training.motion_data import MotionData
 from emo_live.training.run import autocast
 from emo_live.training.teacher import Teacher
+from emo_live.training.trials import spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def measure(model: Teacher, data: MotionData, basis: MotionBasis, sampling: Samp
     than the likeliest, its correlation is at best the square of the best one.
     """
     rows: dict[str, list[float]] = {}
-    for k in np.linspace(0, len(data.tracks) - 1, min(count, len(data.tracks))).round().astype(int):
+    for k in spread(range(len(data.tracks)), count):
         track = data.tracks[k]
         z = roll_out(model, data, k, sampling)
         true, mask, silent = track.z[: len(z)].astype(np.float32), data.masks[track.portrait], track.silent[: len(z)]

@@ -6,7 +6,9 @@ more; in the pauses and after the end lips rest, eyes, brows and head live on. M
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +34,8 @@ PLAN: tuple[tuple[tuple[str, ...], int], ...] = (
     (("festival", "rhvoice", "flite_slt"), 2),
 )
 LONG = "long"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,10 @@ def trials(pack: Pack) -> list[Trial]:
     return clean + twins
 
 
-def spread(every: list[Trial], count: int | None) -> list[Trial]:
+def spread(every: Sequence[T], count: int | None) -> list[T]:
     """`count` of them, evenly over the list; None: all."""
     if count is None or count >= len(every):
-        return every
+        return list(every)
     return [every[i] for i in np.linspace(0, len(every) - 1, count).round().astype(int)]
 
 

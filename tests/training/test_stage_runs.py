@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +22,7 @@ from emo_live.models.autoencoder import Autoencoder, MotionBasis
 from emo_live.models.hearing import Hearing
 from emo_live.training import autoencoder as painting
 from emo_live.training import basis as bases
-from emo_live.training import diffusion, stages, work_folder
+from emo_live.training import diffusion, stages, stages_measure, work_folder
 from emo_live.training.autoencoder import AutoencoderLoss
 from emo_live.training.diffusion import RATES, SILENT_WEIGHT, DiffusionLoss, Stage, hearing_loss, select
 from emo_live.training.distil import train as phases
@@ -272,26 +273,19 @@ def test_a_stage_starts_from_what_the_ones_before_trained(
     assert not any("prior" in name or "hearing" in name for name in state["module"]), "they have files of their own"
 
 
-def opened(patch: pytest.MonkeyPatch, model: Teacher, data: MotionData, basis: MotionBasis) -> None:
-    """What stages find in any work folder."""
-    patch.setattr(work_folder, "motion_data", lambda pack, work: (data, data))
-    patch.setattr(work_folder, "new_model", lambda work: model)
-    patch.setattr(bases, "load_basis", lambda path: basis)
+@pytest.fixture
+def opened(model: Teacher, data: MotionData, basis: MotionBasis, monkeypatch: pytest.MonkeyPatch) -> Teacher:
+    """What stages find in any work folder; the network of it."""
+    monkeypatch.setattr(work_folder, "motion_data", lambda pack, work: (data, data))
+    monkeypatch.setattr(work_folder, "new_model", lambda work: model)
+    monkeypatch.setattr(bases, "load_basis", lambda path: basis)
+    return model
 
 
-def test_a_student_starts_as_its_teacher(
-    model: Teacher,
-    data: MotionData,
-    basis: MotionBasis,
-    tmp_path: Path,
-    brief: list[nn.Module],
-    marked: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_student_starts_as_its_teacher(opened: Teacher, tmp_path: Path, brief: list[nn.Module], marked: Any) -> None:
     """The teacher's last stage trains temporal layers only: its own weights are not the whole teacher."""
     for k, stage in enumerate(("image", "hearing", "video", "speed")):
         marked(stage, k + 1.0)
-    opened(monkeypatch, model, data, basis)
     stages.distil(tmp_path, tmp_path, minutes=1, steps=1, batch=2, seed=0)
     found = values(brief[0])
     temporal = {name for name in found if "motion_modules" in name or name.startswith("speed_encoder")}
@@ -302,24 +296,29 @@ def test_a_student_starts_as_its_teacher(
 
 
 def test_a_student_may_begin_with_another_run(
-    model: Teacher,
-    data: MotionData,
-    basis: MotionBasis,
-    tmp_path: Path,
-    brief: list[nn.Module],
-    marked: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    opened: Teacher, tmp_path: Path, brief: list[nn.Module], marked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for k, stage in enumerate(("hearing", "video", "speed")):
         marked(stage, k + 1.0)
-    opened(monkeypatch, model, data, basis)
     teachers: list[nn.Module] = []
     loss = phases.DistilLoss
     monkeypatch.setattr(phases, "DistilLoss", lambda *given: teachers.append(given[1][1]) or loss(*given))
     runs = {"teacher_run": ["video"], "start": ["speed"]}
     stages.distil(tmp_path, tmp_path, **runs, minutes=1, steps=1, batch=2, seed=0)
-    name = next(name for name in values(model) if "motion_modules" in name)
+    name = next(name for name in values(opened) if "motion_modules" in name)
     assert [values(network)[name] for network in (brief[0], teachers[0])] == [3.0, 2.0]
+
+
+def test_any_stage_is_measured_by_its_roll_outs(
+    opened: Teacher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path / "video", opened, optimizers(opened, 0.1, 0.1), FOREVER)
+    run.save()
+    run.board.close()
+    stages_measure.roll_outs(work=tmp_path, steps=1, count=2)
+    figures = ast.literal_eval(capsys.readouterr().out)
+    assert {"val_corr", "val_opening", "val_energy", "val_energy_mouth"} <= figures.keys()
+    assert -1 <= figures["val_corr"] <= 1 and all(0 < figures[name] < 10 for name in ("val_opening", "val_energy"))
 
 
 def test_weights_of_a_stage_are_taken_by_name(model: Teacher, marked: Any) -> None:
