@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from aiortc.stats import RTCOutboundRtpStreamStats, RTCRemoteInboundRtpStreamSta
 from emo_live.errors import NotReadyError, NotSupportedError
 from emo_live.transport import rtc_internals
 from emo_live.transport.rtc_codecs import PACKET_S, CodecName, EncodedPair, PairEncoder
+from emo_live.transport.rtc_names import address_of, hides_address
 from emo_live.transport.rtc_net import RtcNet
 from emo_live.transport.rtc_offer import Offer
 from emo_live.transport.rtc_rate import RateControl
@@ -108,7 +109,7 @@ class RtcPeer:
         self._queued = asyncio.Event()
         self._position, self._index = -1, 0  # of the newest pair that was sent
         self._keyframe_wanted, self._keyframe_at = True, -KEYFRAME_STEPS
-        self._candidates = 0
+        self._candidates, self._looks_up_names = 0, True
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._sent = self._dropped = self._keyframes = 0
@@ -162,6 +163,7 @@ class RtcPeer:
             what = "no TURN server gave a relay address" if net.relay_only else "no network address can be used"
             raise NotReadyError(f"{what}: emo-live doctor tells why")
         self.answer_sdp = self._offer.finish(connection.localDescription.sdp)
+        self._looks_up_names = not net.relay_only  # a relay cannot reach them (the draft, section 3.2)
         await self._add(self._offer.candidates)
         self._spawn(self._send(), "send")
         self._spawn(self._watch(), "watch")
@@ -183,11 +185,18 @@ class RtcPeer:
             if not candidate.usable or not theirs or self._candidates >= MAX_CANDIDATES:
                 continue
             self._candidates += 1
-            adding = self._transport.addRemoteCandidate(_for_aiortc(candidate))
-            if candidate.address.endswith(".local"):
-                self._spawn(_resolving(adding), "resolve")
-            else:
-                await adding
+            if not hides_address(candidate.address):
+                await self._try(candidate)
+            elif self._looks_up_names:
+                self._spawn(self._look_up(candidate), "look-up")
+
+    async def _try(self, candidate: IceCandidate) -> None:
+        await self._transport.addRemoteCandidate(_for_aiortc(candidate))
+
+    async def _look_up(self, candidate: IceCandidate) -> None:
+        """Takes a second where nobody answers, so the answer does not wait for it."""
+        if (address := await address_of(candidate.address)) is not None:
+            await self._try(replace(candidate, address=address))
 
     def microphone(self) -> AsyncIterator[AudioChunk]:
         """What the client says, 48 kHz; ends with the connection, or at once where none was agreed on."""
@@ -383,11 +392,3 @@ def _for_aiortc(candidate: IceCandidate) -> RTCIceCandidate:
         relatedAddress=candidate.related_address,
         relatedPort=candidate.related_port,
     )
-
-
-async def _resolving(adding: Coroutine[Any, Any, None]) -> None:
-    """Looking up an mDNS name takes a second where nobody answers, and fails where there is no multicast."""
-    try:
-        await adding
-    except OSError as error:
-        _log.info("an mDNS name could not be looked up", extra={"error": str(error)})
