@@ -23,7 +23,7 @@ from emo_live.models.hearing import Hearing
 from emo_live.training import autoencoder as painting
 from emo_live.training import basis as bases
 from emo_live.training import diffusion, stages, stages_measure, work_folder
-from emo_live.training.autoencoder import AutoencoderLoss
+from emo_live.training.autoencoder import AutoencoderLoss, Critic
 from emo_live.training.diffusion import RATES, SILENT_WEIGHT, DiffusionLoss, Stage, hearing_loss, select
 from emo_live.training.distil import train as phases
 from emo_live.training.distil.loss import DistilLoss
@@ -108,24 +108,43 @@ def windows(data: MotionData, size: int, frames: int, ahead: int = 0) -> dict[st
 
 def test_autoencoder(painter: Autoencoder, frames: dict[str, Tensor], tmp_path: Path) -> None:
     before = copied(painter)
-    run = Run(tmp_path, painter, optimizers(painter, 6e-3, 1.5e-3), FOREVER)
-    measured = descend(run, AutoencoderLoss(painter, run, CPU), frames, 12)
+    run = Run(tmp_path, painter, optimizers(painter, *painting.RATES), FOREVER)
+    measured = descend(run, AutoencoderLoss(painter, Critic(CPU), run), frames, 12)
     assert falls(measured) and falls(measured, "mouth")
     assert before.keys() - changed(painter, before) == {"flow.basis.basis", "flow.basis.scale"}
 
 
+def test_the_painter_alone(painter: Autoencoder, frames: dict[str, Tensor], tmp_path: Path) -> None:
+    painting.select_painter(painter)
+    before, critic = copied(painter), Critic(CPU)
+    optims = optimizers(painter, *painting.RATES_ALONE)
+    run = Run(tmp_path, painter, optims, FOREVER, beside=critic.parts())
+    measured = descend(run, AutoencoderLoss(painter, critic, run, painter_alone=True), frames, 12)
+    assert falls(measured, "mouth") and not measured[0].keys() & {"flow", "hole", "photo"}
+    assert changed(painter, before) == {name for name in before if name.startswith(painting.PAINTER)}
+    # What it has learnt is laid over the autoencoder's weights, and goes on with its critic.
+    run.save()
+    other = copy.deepcopy(painter)
+    other.load_state_dict(before)
+    load_weights(other, tmp_path)
+    assert changed(other, before) == changed(painter, before)
+    again = Critic(CPU)
+    Run(tmp_path, painter, optims, FOREVER, beside=again.parts()).board.close()
+    assert not changed(again.net, copied(critic.net))
+
+
 def test_the_discriminator_joins_late(painter: Autoencoder, frames: dict[str, Tensor]) -> None:
     early: Any = SimpleNamespace(progress=painting.CRITIC_FROM - 0.01)
-    loss = AutoencoderLoss(painter, early, CPU)
-    critic = copied(loss.critic)
-    assert "critic" not in loss(frames) and not changed(loss.critic, critic)
+    judge = Critic(CPU)
+    loss, critic = AutoencoderLoss(painter, judge, early), copied(judge.net)
+    assert "critic" not in loss(frames) and not changed(judge.net, critic)
     loss.run = SimpleNamespace(progress=painting.CRITIC_FROM + 0.01)  # type: ignore[assignment]
     values = loss(frames)
     assert {"critic", "adversarial"} <= values.keys()
-    assert changed(loss.critic, critic), "it has made a step of its own"
+    assert changed(judge.net, critic), "it has made a step of its own"
     values["adversarial"].backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in painter.mouth.parameters())
-    assert all(p.requires_grad for p in loss.critic.parameters()), "it goes on learning"
+    assert all(p.requires_grad for p in judge.net.parameters()), "it goes on learning"
 
 
 def test_a_portrait_is_encoded_once_for_its_frames(painter: Autoencoder, shards: list[Shard]) -> None:
