@@ -15,6 +15,8 @@ from emo_live.config import AutoencoderConfig
 from emo_live.models.layers import zeroed
 
 HOLE_GAIN = 3.0  # how much a full hole weighs against a pixel of flow in the PCA
+NOSE = (slice(0, 11), slice(8, 28))  # rows and columns of the mouth's square, of 36, where skin moves as the skull does
+TOOTH_EDGES_PX = (0.0, 12.7, 20.9, 26.6, 31.8)  # from the middle, on average over 56 fitted heads
 
 
 class MotionBasis(nn.Module):
@@ -131,6 +133,42 @@ class FlowDecoder(nn.Module):
         return base + F.pixel_shuffle(self.conv_out(F.relu(x)), 4)
 
 
+class ToothEdges(nn.Module):
+    """Where upper teeth meet in the mouth square: they move as the skull does, whatever lips and jaw do, which is what
+    the skin beside and below the nose shows.
+
+    motion (B, 3, S / 4, S / 4) of the square, middle (B,) px from its middle to between the two incisors in the
+    portrait -> (B, 1, S, S), 1 where two teeth meet, falling to 0.
+    """
+
+    fit: Tensor
+    axis: Tensor
+
+    def __init__(self, side: int):
+        super().__init__()
+        cells = _centres(side // 4)
+        y, x = (v[NOSE].flatten() for v in torch.meshgrid(cells, cells, indexing="ij"))
+        self.register_buffer("fit", torch.linalg.pinv(torch.stack([torch.ones_like(x), x, y], 1)), persistent=False)
+        self.register_buffer("axis", _centres(side), persistent=False)
+        self.places = nn.Parameter(torch.tensor(TOOTH_EDGES_PX))
+        self.width = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, motion: Tensor, middle: Tensor | None = None) -> Tensor:
+        # Products and sums, which stay float32 where matrix products would be rounded.
+        flow = motion[:, 0, NOSE[0], NOSE[1]].flatten(1) * 4
+        offset, along_x, along_y = (flow[:, None] * self.fit).sum(2)[..., None, None].unbind(1)  # of a plane
+        across = offset + (len(self.axis) / 2 + along_x) * self.axis + along_y * self.axis[:, None]
+        if middle is not None:
+            across = across - middle[:, None, None]
+        apart = across[:, None].abs() - self.places[:, None, None]
+        return torch.exp(-0.5 * (apart / self.width).square()).sum(1, keepdim=True)
+
+
+def _centres(count: int) -> Tensor:
+    """(count,) middles of so many cells from -1 to 1."""
+    return (torch.arange(count) + 0.5) / count * 2 - 1
+
+
 class MouthPainter(nn.Module):
     """Paints the mouth square of the 512 px portrait.
 
@@ -145,13 +183,17 @@ class MouthPainter(nn.Module):
         self.conv_in = FirstConv(48 + 3, config.reference_channels, width)
         self.blocks = nn.ModuleList(ConvBlock(width) for _ in range(config.mouth_blocks))
         self.conv_out = nn.Conv2d(width, 64, 3, padding=1)
+        self.teeth = ToothEdges(config.mouth_size)
+        self.teeth_conv_out = nn.Conv2d(width, 16, 3, padding=1)
 
-    def forward(self, warped: Tensor, motion: Tensor, reference: Tensor) -> Tensor:
+    def forward(self, warped: Tensor, motion: Tensor, reference: Tensor, middle: Tensor | None = None) -> Tensor:
+        """middle: of ToothEdges; live, incisors stand in the middle of the mouth."""
         x = F.relu(self.conv_in(torch.cat([F.pixel_unshuffle(warped, 4), motion], 1), reference))
         for block in self.blocks:
             x = block(x)
         out = F.pixel_shuffle(self.conv_out(F.relu(x)), 4)
-        colour = out[:, :3]
+        between = F.pixel_shuffle(self.teeth_conv_out(F.relu(x)), 4) * self.teeth(motion, middle)
+        colour = out[:, :3] + between
         hole = F.interpolate(motion[:, 2:], scale_factor=4.0, mode="bilinear", align_corners=False)
         share = torch.sigmoid(out[:, 3:] + 6 * hole - 3)
         return torch.cat([colour, share], 1)

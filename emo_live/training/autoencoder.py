@@ -1,7 +1,7 @@
 """The motion autoencoder beyond its linear basis: FlowDecoder and MouthPainter, trained on rendered frames.
 
 Loss: flow and hole labels, the warped picture against the rendered one, the painted mouth (L1, its edges, and late a
-patch discriminator).
+patch discriminator). MouthPainter may be trained alone, around a flow that is finished.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emo_live.config import TINY
-from emo_live.models.autoencoder import Autoencoder, MotionBasis
+from emo_live.models.autoencoder import Autoencoder
 from emo_live.training.frame_data import FrameBatches, load_shards
-from emo_live.training.run import Budget, Run, autocast, channels_last, optimizers
+from emo_live.training.pack import Pack
+from emo_live.training.run import Budget, Run, Stateful, autocast, channels_last, optimizers
+from emo_live.training.shards import MARGIN
 
 LATENT_NOISE = 0.12  # latents get noise up to this: the diffusion model's are not exact either
 PER_PORTRAIT = 4  # frames of a portrait in a batch
-CRITIC_FROM = 0.5  # share of the budget after which the discriminator joins
+CRITIC_FROM, CRITIC_FROM_ALONE = 0.5, 0.1  # share of the budget after which the discriminator joins
+ADVERSARIAL = 0.003  # ten times as much leaves dots at the corners of the mouth
+RATES, RATES_ALONE = (6e-3, 1.5e-3), (3e-3, 8e-4)  # of Muon and AdamW
+PAINTER = ("mouth.", "appearance.mouth.", "appearance.tone.")  # what paints, by the prefix of its weights
 
 
 def sampling_grid(flow: Tensor, size: int) -> Tensor:
@@ -102,55 +106,84 @@ def decode(model: Autoencoder, batch: dict[str, Tensor], z: Tensor, in_a_row: in
     picture = warp(small, sampling_grid(motion[:, :2], 256))
     near, grid = mouth_square(motion, batch["origin"], side)
     warped = warp(batch["portrait"], grid)
-    painted = model.mouth(warped, near, inside).float()
+    painted = model.mouth(warped, near, inside, batch.get("middle")).float()
     mixed = warped + painted[:, 3:] * (painted[:, :3] - warped)
     return {"motion": motion, "picture": picture, "warped": warped, "painted": painted, "mouth": mixed}
 
 
+class Critic:
+    """The discriminator and how it learns."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.net = device, Discriminator().to(device)
+        channels_last(self.net)
+        self.optim = torch.optim.AdamW(self.net.parameters(), 4e-4, betas=(0.5, 0.9))
+
+    def parts(self) -> dict[str, Stateful]:
+        """What a run saves beside its model."""
+        return {"critic": self.net, "critic_optim": self.optim}
+
+    def learn(self, fake: Tensor, real: Tensor, condition: Tensor, where: Tensor) -> dict[str, Tensor]:
+        """A step of the discriminator, then what it says of `fake`. where: (B, 1, S / 4, S / 4) weights of places."""
+        where = where / where.mean().clamp(min=1e-3)
+        with autocast(self.device):
+            on_real, on_fake = self.net(real, condition), self.net(fake.detach(), condition)
+        critic = ((F.relu(1 - on_real.float()) + F.relu(1 + on_fake.float())) * where).mean()
+        self.optim.zero_grad(set_to_none=True)
+        critic.backward()
+        self.optim.step()
+        self.net.requires_grad_(False)
+        with autocast(self.device):
+            adversarial = -(self.net(fake, condition).float() * where).mean()
+        self.net.requires_grad_(True)
+        return {"critic": critic.detach(), "adversarial": adversarial}
+
+
 class AutoencoderLoss:
-    def __init__(self, model: Autoencoder, run: Run, device: torch.device):
-        self.model, self.run, self.device = model, run, device
-        self.critic = Discriminator().to(device)
-        channels_last(self.critic)
-        self.critic_optim = torch.optim.AdamW(self.critic.parameters(), 4e-4, betas=(0.5, 0.9))
+    """painter_alone: the motion and the moved picture are finished and do not count."""
+
+    def __init__(self, model: Autoencoder, critic: Critic, run: Run, *, painter_alone: bool = False):
+        self.model, self.critic, self.run, self.painter_alone = model, critic, run, painter_alone
+        self.critic_from = CRITIC_FROM_ALONE if painter_alone else CRITIC_FROM
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        with autocast(self.device):
+        with autocast(self.critic.device):
             z = self.model.flow.basis.encode(batch["motion"])
             z = z + torch.randn_like(z) * torch.rand(len(z), 1, 1, 1) * LATENT_NOISE
             out = decode(self.model, batch, z, PER_PORTRAIT)
-        weight, hole = region_weight(batch["boxes"], 128), batch["motion"][:, 2:]
-        seen = 1 - hole
-        flow = ((out["motion"][:, :2] - batch["motion"][:, :2]).abs() * weight * seen).mean()
-        gap = ((out["motion"][:, 2:] - hole).abs() * weight).mean()
-        fine = region_weight(batch["boxes"], 256)
-        solid = (F.interpolate(F.max_pool2d(hole, 3, 1, 1), scale_factor=2.0) < 0.02).float()
-        photo = ((out["picture"] - batch["frame"]).abs() * fine * solid).mean()
         near, _ = mouth_square(batch["motion"], batch["origin"], out["mouth"].shape[-1])
-        inside = F.interpolate(F.max_pool2d(near[:, 2:], 3, 1, 1), scale_factor=4.0, mode="bilinear")
-        mouth = ((out["mouth"] - batch["mouth"]).abs() * (1 + 10 * inside)).mean()
-        rim = edge_loss(out["mouth"], batch["mouth"])
-        share = out["painted"][:, 3:].mean()
-        loss = 0.15 * flow + 0.5 * gap + 2 * photo + 6 * mouth + 3 * rim + 0.02 * share
-        losses = {"flow": flow, "hole": gap, "photo": photo, "mouth": mouth, "rim": rim, "share": share}
-        if self.run.progress > CRITIC_FROM:
-            losses["critic"], adversarial = self._adversarial(out["mouth"], batch["mouth"], out["warped"].detach())
-            losses["adversarial"] = adversarial
-            loss = loss + 0.03 * adversarial
+        inside = F.max_pool2d(near[:, 2:], 3, 1, 1)
+        losses = self._painted(out, batch["mouth"], inside)
+        loss = 6 * losses["mouth"] + 3 * losses["rim"] + 0.1 * losses["share"]
+        if not self.painter_alone:
+            moved = self._moved(out, batch)
+            loss = loss + 0.15 * moved["flow"] + 0.5 * moved["hole"] + 2 * moved["photo"]
+            losses |= moved
+        if self.run.progress > self.critic_from:
+            # Only inside: elsewhere it would tell what was moved from what was drawn, and have lips repainted.
+            judged = self.critic.learn(out["mouth"], batch["mouth"], out["warped"].detach(), inside)
+            loss = loss + ADVERSARIAL * judged["adversarial"]
+            losses |= judged
         return {"loss": loss, **losses}
 
-    def _adversarial(self, fake: Tensor, real: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        with autocast(self.device):
-            on_real, on_fake = self.critic(real, condition), self.critic(fake.detach(), condition)
-        critic = F.relu(1 - on_real.float()).mean() + F.relu(1 + on_fake.float()).mean()
-        self.critic_optim.zero_grad(set_to_none=True)
-        critic.backward()
-        self.critic_optim.step()
-        self.critic.requires_grad_(False)
-        with autocast(self.device):
-            adversarial = -self.critic(fake, condition).float().mean()
-        self.critic.requires_grad_(True)
-        return critic.detach(), adversarial
+    @staticmethod
+    def _moved(out: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        weight, hole = region_weight(batch["boxes"], 128), batch["motion"][:, 2:]
+        flow = (out["motion"][:, :2] - batch["motion"][:, :2]).abs() * weight * (1 - hole)
+        gap = (out["motion"][:, 2:] - hole).abs() * weight
+        solid = (F.interpolate(F.max_pool2d(hole, 3, 1, 1), scale_factor=2.0) < 0.02).float()
+        photo = (out["picture"] - batch["frame"]).abs() * region_weight(batch["boxes"], 256) * solid
+        return {"flow": flow.mean(), "hole": gap.mean(), "photo": photo.mean()}
+
+    @staticmethod
+    def _painted(out: dict[str, Tensor], mouth: Tensor, inside: Tensor) -> dict[str, Tensor]:
+        """share: how much is painted of what the portrait shows."""
+        fine = F.interpolate(inside, scale_factor=4.0, mode="bilinear")
+        return {
+            "mouth": ((out["mouth"] - mouth).abs() * (1 + 10 * fine)).mean(),
+            "rim": edge_loss(out["mouth"], mouth),
+            "share": (out["painted"][:, 3:] * (1 - fine)).mean(),
+        }
 
 
 @torch.no_grad()
@@ -174,18 +207,26 @@ def sheet(model: nn.Module, batch: dict[str, Tensor], path: Path) -> dict[str, f
 
 
 def train(
-    data: Path, names: tuple[list[str], list[str]], basis: MotionBasis, out: Path, budget: Budget
+    data: Path, pack: Pack, model: Autoencoder, out: Path, budget: Budget, *, painter_alone: bool
 ) -> dict[str, float]:
-    """data: folder of frames; names: portraits to train on and to hold out."""
+    """data: folder of frames; model: with its basis fitted. painter_alone: the rest stays as it is."""
     torch.manual_seed(budget.seed)
-    device = torch.device("cpu")
-    model = Autoencoder(TINY.autoencoder)
-    model.flow.basis.load_state_dict(basis.state_dict())
-    shards, held_out = load_shards(data, names[0]), load_shards(data, names[1])
+    shards, held_out = (load_shards(data, pack.portraits(split)) for split in ("train", "val"))
     print(f"{len(shards)} portraits, {len(held_out)} held out", flush=True)
     channels_last(model)
-    run = Run(out, model, optimizers(model, 6e-3, 1.5e-3), budget)
-    loss = AutoencoderLoss(model, run, device)
-    batches = FrameBatches(shards, budget.batch // PER_PORTRAIT, PER_PORTRAIT, budget.seed + run.step)
-    shown = FrameBatches(held_out, min(12, len(held_out)), 1, 1).draw()
+    if painter_alone:
+        select_painter(model)
+    critic = Critic(torch.device("cpu"))
+    rates = RATES_ALONE if painter_alone else RATES
+    run = Run(out, model, optimizers(model, *rates), budget, beside=critic.parts())
+    loss = AutoencoderLoss(model, critic, run, painter_alone=painter_alone)
+    slack = 0 if painter_alone else MARGIN
+    batches = FrameBatches(shards, budget.batch // PER_PORTRAIT, PER_PORTRAIT, budget.seed + run.step, slack)
+    shown = FrameBatches(held_out, min(12, len(held_out)), 1, 1, slack).draw()
     return run.train(iter(batches), loss, lambda model, path: sheet(model, shown, path))
+
+
+def select_painter(model: Autoencoder) -> None:
+    """Only what paints learns from now on."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name.startswith(PAINTER))

@@ -20,7 +20,6 @@ from emo_live.models.autoencoder import Autoencoder
 from emo_live.training.encoder_stage import (
     Task,
     face_errors,
-    frozen_autoencoder,
     load_encoder,
     reconstruct,
     save_strips,
@@ -35,6 +34,7 @@ from emo_live.training.run import Budget
 from emo_live.training.shards import MARGIN, save
 from emo_live.training.sound import prepare_sound
 from emo_live.training.takes import FilmParts, at_times, cut_frame, read_rows, take_names, write_rows
+from emo_live.training.work_folder import autoencoder_of
 from emo_live.types import FPS, Float32
 
 SHOWN = 12  # takes in the picture for the eye
@@ -42,13 +42,14 @@ ENCODER, TUNED = "encoder", "encoder_tuned"  # folders of the two trainings
 
 
 def load_takes(work: Path, names: list[str]) -> list[Shard]:
-    """The kept frames of takes; their motion is unknown and given as none."""
+    """The kept frames of takes. Motion is unknown and given as none, incisors stand in the middle of the mouth."""
     shards = []
     for name in names:
         with np.load(work / "clips" / f"{name}.npz") as file:
             still = np.broadcast_to(np.zeros((), np.float16), (len(file["frames"]), 128, 128, 3))
-            parts = (file[key] for key in ("mouth", "portrait", "origin", "boxes"))
-            shards.append(Shard(file["frames"], still, *parts))
+            known = {key: file[key] for key in ("frames", "mouth", "portrait", "origin", "boxes")}
+        middle = np.array(known["origin"][0] + MARGIN + MOUTH_SIZE / 2, np.float32)
+        shards.append(Shard(**known, motion=still, incisors=middle))
     return shards
 
 
@@ -60,7 +61,7 @@ def encode(work: Path) -> dict[str, float]:
     newest = max(trained, key=lambda path: path.stat().st_mtime)
     encoder = load_encoder(work, newest.parent.name)
     write_tracks(work, encoder, newest.stat().st_mtime)
-    return judge(work, encoder, frozen_autoencoder(work))
+    return judge(work, encoder, autoencoder_of(work))
 
 
 def write_tracks(work: Path, encoder: PixelEncoder, newer_than_s: float) -> None:
@@ -145,4 +146,4 @@ def tune(work: Path, names: tuple[list[str], list[str]], budget: Budget) -> dict
     shards = [load_shards(work / "frames", part) if part else [] for part in names]
     takes, unseen = (load_takes(work, take_names(work, split)) for split in ("train", "val"))
     task = Task(shards[0], shards[1], takes, unseen)
-    return train(task, load_encoder(work, ENCODER), frozen_autoencoder(work), work / TUNED, budget)
+    return train(task, load_encoder(work, ENCODER), autoencoder_of(work), work / TUNED, budget)

@@ -24,6 +24,7 @@ from emo_live.training.frame_data import FrameBatches, Shard, load_shards
 from emo_live.training.pixel_encoder import PixelEncoder, RoughFlow, as_pixels, half_size
 from emo_live.training.run import Budget, Run, autocast, channels_last, load_weights, optimizers
 from emo_live.training.stages_options import BASIS
+from emo_live.training.work_folder import autoencoder_of
 from emo_live.types import UInt8
 
 PER_PORTRAIT = 2  # frames of a portrait in a batch
@@ -43,14 +44,6 @@ class Task:
     held_out: list[Shard]
     clips: list[Shard]
     unseen: list[Shard]
-
-
-def frozen_autoencoder(work: Path) -> Autoencoder:
-    """The trained autoencoder of a work folder."""
-    model = Autoencoder(TINY.autoencoder)
-    model.flow.basis.load_state_dict(load_basis(work / BASIS).state_dict())
-    load_weights(model, work / "autoencoder")
-    return model.eval().requires_grad_(False)
 
 
 def new_encoder(basis: MotionBasis) -> PixelEncoder:
@@ -257,4 +250,4 @@ def train_on_frames(work: Path, names: tuple[list[str], list[str]], out: Path, b
     """names: portraits of work/frames to train on and to hold out."""
     shards = [load_shards(work / "frames", part) for part in names]
     basis = load_basis(work / BASIS)
-    return train(Task(shards[0], shards[1], [], []), new_encoder(basis), frozen_autoencoder(work), out, budget)
+    return train(Task(shards[0], shards[1], [], []), new_encoder(basis), autoencoder_of(work), out, budget)

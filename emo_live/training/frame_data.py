@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,11 @@ class Shard:
     portrait: np.ndarray
     origin: np.ndarray
     boxes: np.ndarray
+    incisors: np.ndarray
 
 
 def load_shards(folder: Path, names: list[str]) -> list[Shard]:
-    keys = ("frames", "motion", "mouth", "portrait", "origin", "boxes")
+    keys = [field.name for field in fields(Shard)]
     shards = []
     for name in names:
         path = folder / f"{name}.npz"
@@ -43,10 +44,13 @@ def load_shards(folder: Path, names: list[str]) -> list[Shard]:
 
 
 class FrameBatches:
-    """Random batches of `portraits` portraits x `per_portrait` frames; values in [-1, 1], motion in px of 128."""
+    """Random batches of `portraits` portraits x `per_portrait` frames; values in [-1, 1], motion in px of 128.
 
-    def __init__(self, shards: list[Shard], portraits: int, per_portrait: int, seed: int):
-        self.shards, self.portraits, self.per_portrait = shards, portraits, per_portrait
+    slack: px of the 512 px portrait by which the mouth's square may be off, at most MARGIN.
+    """
+
+    def __init__(self, shards: list[Shard], portraits: int, per_portrait: int, seed: int, slack: int = MARGIN):
+        self.shards, self.portraits, self.per_portrait, self.slack = shards, portraits, per_portrait, slack
         self.random = np.random.default_rng(seed)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -55,14 +59,14 @@ class FrameBatches:
 
     def draw(self) -> dict[str, Tensor]:
         """frame (B, 3, 256, 256), motion (B, 3, 128, 128), mouth (B, 3, S, S), portrait (B, 3, 512, 512),
-        origin (B, 2) px, boxes (B, 3, 4) shares."""
+        origin (B, 2) px, boxes (B, 3, 4) shares, middle (B,) px from the square's middle to the incisors'."""
         rows: dict[str, list[Tensor]] = {}
         for k in self.random.choice(len(self.shards), self.portraits, replace=self.portraits > len(self.shards)):
             shard, flip = self.shards[k], bool(self.random.random() < 0.5)
             gain = torch.tensor(self.random.uniform(0.75, 1.25) * self.random.uniform(0.92, 1.08, 3))
             shift = float(self.random.uniform(-0.12, 0.12))
             colour = (gain.float()[:, None, None], shift)
-            corner = self.random.integers(0, 2 * MARGIN // _STEP + 1, 2) * _STEP
+            corner = MARGIN - self.slack + self.random.integers(0, 2 * self.slack // _STEP + 1, 2) * _STEP
             for i in self.random.choice(len(shard.frames), self.per_portrait, replace=False):
                 for name, value in _row(shard, int(i), flip, colour, corner).items():
                     rows.setdefault(name, []).append(value)
@@ -81,10 +85,12 @@ def _row(shard: Shard, i: int, flip: bool, colour: tuple[Tensor, float], corner:
     mouth = shard.mouth[i, top : top + MOUTH_SIZE, left : left + MOUTH_SIZE]
     motion, boxes = as_motion(shard.motion[i : i + 1])[0], torch.from_numpy(shard.boxes[i])
     origin = torch.from_numpy(shard.origin + corner).long()
+    middle = torch.tensor(float(shard.incisors) - shard.origin[0] - left - MOUTH_SIZE / 2)
     if flip:
         motion = motion.flip(2) * torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
         boxes = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
         origin = torch.stack([PORTRAIT_SIZE - MOUTH_SIZE - origin[0], origin[1]])
+        middle = -middle
     return {
         "frame": picture(shard.frames[i]),
         "motion": motion,
@@ -92,4 +98,5 @@ def _row(shard: Shard, i: int, flip: bool, colour: tuple[Tensor, float], corner:
         "portrait": picture(shard.portrait),
         "origin": origin,
         "boxes": boxes,
+        "middle": middle.float(),
     }

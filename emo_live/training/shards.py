@@ -2,7 +2,8 @@
 
 frames/NAME.npz, one portrait each: frames (N, 256, 256, 3) uint8; motion (N, 128, 128, 3) float16, backward flow x, y
 in shares of the side and hole; mouth (N, S, S, 3) uint8, a square of the 512 px picture; origin (2,) its corner; boxes
-(N, 3, 4) of mouth, eyes, face in shares; portrait (512, 512, 3) uint8; outline (478, 2) in shares.
+(N, 3, 4) of mouth, eyes, face in shares; portrait (512, 512, 3) uint8; outline (478, 2) in shares; incisors, the x in
+px between the upper two in the 512 px portrait.
 tracks/NAME.npz, one portrait each: portrait (256, 256, 3), outline, names of the performances, and per performance k:
 z{k} (T, C, h, w) float16 motion latents, pose{k} (T, 6), arkit{k} (T, 52), silent{k} (T,).
 Portraits are drawn in a slightly different crop each, because a user's crop is never exactly ours.
@@ -74,6 +75,7 @@ def draw_frames(
         out / f"{portrait}.npz",
         **{name: np.stack(values) for name, values in rows.items()},
         origin=np.array([x, y]),
+        incisors=np.array(theatre.incisors(view)[0] * PORTRAIT_SIZE),
         portrait=theatre.reference(PORTRAIT_SIZE, view),
         outline=outline.astype(np.float32),
     )

@@ -138,11 +138,27 @@ def autoencoder(
 ) -> None:
     """Flow decoder and mouth painter."""
     from emo_live.training import autoencoder as stage
-    from emo_live.training.basis import load_basis
+    from emo_live.training.work_folder import new_autoencoder
 
-    names = (Pack(pack).portraits("train"), Pack(pack).portraits("val"))
     budget = Budget(minutes, steps, batch, seed)
-    stage.train(work / "frames", names, load_basis(work / BASIS), work / "autoencoder", budget)
+    stage.train(work / "frames", Pack(pack), new_autoencoder(work), work / "autoencoder", budget, painter_alone=False)
+
+
+@app.command()
+def mouth(
+    pack: PackOption,
+    work: WorkOption = WORK,
+    minutes: MinutesOption = 45,
+    steps: StepsOption = None,
+    batch: int = 16,
+    seed: int = 0,
+) -> None:
+    """The mouth painter alone, from that of the autoencoder, around its flow."""
+    from emo_live.training import autoencoder as stage
+    from emo_live.training.work_folder import autoencoder_of
+
+    budget = Budget(minutes, steps, batch, seed)
+    stage.train(work / "frames", Pack(pack), autoencoder_of(work), work / "mouth", budget, painter_alone=True)
 
 
 @app.command()
@@ -347,17 +363,13 @@ def export(
 ) -> None:
     """Trained weights to the files that ship."""
     from emo_live.config import TINY
-    from emo_live.models.autoencoder import Autoencoder
     from emo_live.models.gestures import Gestures
-    from emo_live.training.basis import load_basis
     from emo_live.training.export import Trained, write_model
     from emo_live.training.run import load_weights
     from emo_live.training.sound import whisper_encoder
-    from emo_live.training.work_folder import hearing_of, new_model
+    from emo_live.training.work_folder import autoencoder_of, hearing_of, new_model
 
-    painter, emo = Autoencoder(TINY.autoencoder), new_model(work)
-    painter.flow.basis.load_state_dict(load_basis(work / BASIS).state_dict())
-    load_weights(painter, work / "autoencoder")
+    painter, emo = autoencoder_of(work), new_model(work)
     load_weights(emo, work / student)
     drawn = Gestures(TINY.gestures)
     load_weights(drawn, work / "gestures")

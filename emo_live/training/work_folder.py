@@ -7,6 +7,7 @@ from pathlib import Path
 from emo_live.config import TINY
 from emo_live.engine.motion_prior import MotionPrior
 from emo_live.face.landmarker import BLENDSHAPES
+from emo_live.models.autoencoder import Autoencoder
 from emo_live.models.hearing import Hearing
 from emo_live.training.basis import load_basis
 from emo_live.training.motion_data import MotionData
@@ -25,6 +26,21 @@ def motion_data(pack: Path | None, work: Path) -> tuple[MotionData, MotionData]:
         names = [*(opened.portraits(split) if opened else ()), *take_names(work, split)]
         data.append(MotionData(work, names, basis, opened.arkit_names if opened else BLENDSHAPES))
     return data[0], data[1]
+
+
+def new_autoencoder(work: Path) -> Autoencoder:
+    model = Autoencoder(TINY.autoencoder)
+    model.flow.basis.load_state_dict(load_basis(work / BASIS).state_dict())
+    return model
+
+
+def autoencoder_of(work: Path) -> Autoencoder:
+    """Frozen; with the painter that was trained alone, if there is one."""
+    model = new_autoencoder(work).eval().requires_grad_(False)
+    load_weights(model, work / "autoencoder")
+    if (work / "mouth").exists():
+        load_weights(model, work / "mouth")
+    return model
 
 
 def hearing_of(work: Path) -> Hearing:

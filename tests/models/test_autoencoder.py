@@ -17,6 +17,7 @@ from emo_live.models.autoencoder import (
     FlowDecoder,
     MotionBasis,
     MouthPainter,
+    ToothEdges,
 )
 
 Draw = Callable[..., Tensor]
@@ -62,6 +63,32 @@ def test_the_portraits_share_of_a_convolution_is_that_of_all_its_channels(draw: 
     conv, changing, staying = FirstConv(5, 3, 7), draw(4, 5, 6, 6), draw(1, 3, 6, 6)
     whole = F.conv2d(torch.cat([changing, staying.expand(4, -1, -1, -1)], 1), conv.weight, conv.bias, padding=1)
     torch.testing.assert_close(conv(changing, conv.once(staying)), whole)
+
+
+def test_teeth_move_as_the_skin_beside_the_nose_does() -> None:
+    side = CONFIG.mouth_size
+    edges, motion = ToothEdges(side), torch.zeros(3, 3, side // 4, side // 4)
+    motion[1:, 0] = 2.0  # px of 128, backward: all has moved 8 px to the left
+    motion[2, :2, 16:] += torch.randn(2, 20, 36)  # lips and jaw may do what they like
+    still, moved, speaking = (row.detach() for row in edges(motion))
+    torch.testing.assert_close(moved[..., :-8], still[..., 8:], rtol=0, atol=1e-4)
+    torch.testing.assert_close(speaking, moved, rtol=0, atol=1e-4)
+    # In the picture a tooth's edge is a line downwards, in the middle between the incisors first of all.
+    assert still[0, :, side // 2 - 1 : side // 2 + 1].min() > 0.9 and still[0, :, side // 2 + 6].max() < 0.1
+    aside = edges(motion[:1], torch.tensor([3.0]))[0].detach()
+    torch.testing.assert_close(aside[..., 3:], still[..., :-3], rtol=0, atol=1e-4)
+
+
+def test_a_turned_head_takes_its_teeth_along() -> None:
+    """Roll and yaw are linear in place: what is seen above the lips goes on below."""
+    side = CONFIG.mouth_size
+    down, axis = ((torch.arange(count) + 0.5) / count * 2 - 1 for count in (side, side // 4))
+    motion = torch.zeros(1, 3, side // 4, side // 4)
+    motion[0, 0] = 1.0 + 0.5 * axis[:, None] - 0.8 * axis
+    found = ToothEdges(side)(motion).detach()[0, 0]
+    middle = torch.stack([row[62:76].argmax() + 62 for row in found]).float()
+    expected = side / 2 - (4 + 2 * down) / (1 - 4 * 0.8 / (side / 2)) - 0.5
+    torch.testing.assert_close(middle, expected, rtol=0, atol=1.2)
 
 
 def test_shapes_and_ranges(draw: Draw) -> None:

@@ -102,7 +102,7 @@ def test_batches(shards: list[Shard]) -> None:
     batches = iter(FrameBatches(shards, 2, 2, seed=0))
     drawn = [next(batches) for _ in range(6)]
     shapes = {"frame": (3, 256, 256), "motion": (3, 128, 128), "mouth": (3, SIDE, SIDE), "portrait": (3, 512, 512)}
-    shapes |= {"origin": (2,), "boxes": (3, 4)}
+    shapes |= {"origin": (2,), "boxes": (3, 4), "middle": ()}
     for batch in drawn:
         assert {name: tuple(value.shape) for name, value in batch.items()} == {n: (4, *s) for n, s in shapes.items()}
         assert all(torch.isfinite(value).all() for value in batch.values())
@@ -116,6 +116,16 @@ def test_batches(shards: list[Shard]) -> None:
     assert all(torch.equal(value, drawn[0][name]) for name, value in again.items())
     assert len({tuple(b["origin"][0].tolist()) for b in drawn}) > 2, "the square moves a little"
     assert len({float(b["portrait"].mean()) for b in drawn}) == 6, "colours change"
+
+
+def test_without_slack_the_square_is_where_it_is_live(shards: list[Shard]) -> None:
+    batch = FrameBatches(shards, 2, 2, seed=0, slack=0).draw()
+    own = {int(x) for shard in shards for x in (shard.origin[0] + MARGIN, 512 - SIDE - shard.origin[0] - MARGIN)}
+    assert {int(x) for x in batch["origin"][:, 0]} <= own
+    centre = batch["origin"][:, 0] + SIDE / 2 + batch["middle"]  # of the incisors, in the portrait or mirrored
+    theirs = torch.tensor([x for shard in shards for x in (float(shard.incisors), 512 - float(shard.incisors))])
+    assert (centre[:, None] - theirs).abs().amin(1).max() < 1e-3 and batch["middle"].abs().max() < 6
+    assert {int(y) for y in batch["origin"][:, 1]} <= {int(shard.origin[1] + MARGIN) for shard in shards}
 
 
 def test_more_portraits_than_there_are(shards: list[Shard]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from emo_live.training.puppets import anatomy, background, mesh, teeth
+from emo_live.training.puppets import anatomy, background, mesh, mouth, teeth
 from emo_live.training.puppets.background import Background
 from emo_live.training.puppets.camera import NECK, Camera, rotation
 from emo_live.training.puppets.head import arkit_matrix
@@ -263,3 +263,12 @@ def test_boxes_hold_their_landmarks() -> None:
     assert (mouth[:2] < 0.4).all() and (mouth[2:] > 0.5).all() and (mouth[2:] - mouth[:2] < 0.2).all()
     np.testing.assert_allclose(face[:2], np.clip(marks.min(0) - 0.06 * np.ptp(marks, 0).max(), 0, 1), atol=1e-5)
     assert face.max() <= 1
+
+
+def test_each_tooth_is_darkest_where_its_neighbour_begins() -> None:
+    angle = np.linspace(-0.5, 0.5, 9)  # along the arch; the last vertex is no tooth
+    head = np.stack([5 * np.sin(angle), 0 * angle, mouth.ARCH_MIDDLE_CM + 5 * np.cos(angle)], 1).astype(np.float32)
+    piece, is_tooth = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1]), np.arange(9) < 8
+    found = mouth._between(head, piece, is_tooth)
+    np.testing.assert_allclose(found[[0, 3, 4, 7]], 1, atol=1e-5)
+    assert found[[1, 2, 5, 6]].max() < 0.6 and found[8] == 0

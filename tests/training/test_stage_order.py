@@ -26,6 +26,7 @@ HAVE_PRIOR = (*HAVE_TRACKS, "prior.npz")
         ("tracks", (), "basis"),
         ("autoencoder", (), "basis"),
         ("autoencoder", HAVE_BASIS, "frames"),
+        ("mouth", HAVE_BASIS, "autoencoder"),
         ("encoder", (), "frames"),
         ("hearing", (), "basis"),
         ("hearing", HAVE_BASIS, "tracks"),

@@ -19,6 +19,8 @@ LOWER_FALL = 0.35
 LOWER_DROP_CM = 0.1  # and all lower teeth sink by this
 WIDER = np.array([0.13, 0.0, 0.13], np.float32)  # share by which each tooth grows in x, y, z: closes the gaps
 CROWN_CM = 1.3  # from the tips up to here, gums are painted like teeth: closes the gaps that are left
+ARCH_MIDDLE_CM = 5.0  # z of the point around which teeth stand in an arch
+BETWEEN_LIGHT = 0.5  # of where a tooth meets its neighbour, against its middle
 TONGUE_RISE_CM = 0.3
 
 CAVITY_COLOUR = np.array([0.30, 0.10, 0.09], np.float32)
@@ -31,8 +33,8 @@ LIGHT_FROM = np.array([0.0, 0.4, 0.92], np.float32)
 class Interior:
     """Who is who inside. All (V,) over the head's vertices.
 
-    cavity, gums, teeth, upper: bool, `upper` being what the jaw does not move; crown, tongue: share 0..1; tip: the
-    vertex where the upper incisors end.
+    cavity, gums, teeth, upper: bool, `upper` being what the jaw does not move; crown, tongue: share 0..1; between: 0 in
+    the middle of a tooth, 1 at its sides; tip: the vertex where the upper incisors end.
     """
 
     cavity: NDArray[np.bool_]
@@ -41,6 +43,7 @@ class Interior:
     upper: NDArray[np.bool_]
     crown: Float32
     tongue: Float32
+    between: Float32
     tip: int
 
     @property
@@ -69,18 +72,30 @@ def settle(
     head[upper, 1] += UPPER_RISE * side[upper]
     above_tips = head[:, 1] - head[tip, 1] - UPPER_RISE * side
     crown = np.clip((CROWN_CM - above_tips) / 0.15 + 0.5, 0, 1) * upper
+    between = _between(head, piece, where["teeth"])
     _widen(head, piece, where["teeth"])
     head[lower_teeth, 1] -= LOWER_DROP_CM + LOWER_FALL * side[lower_teeth]
     narrow, forward = 1.3 - np.abs(head[:, 0]) / 1.4, (9.5 - head[:, 2]) / 0.8
     tongue = np.clip(narrow, 0, 1) * np.clip(forward, 0, 1) * (where["gums"] & ~fixed)
     head[:, 1] += TONGUE_RISE_CM * tongue
-    return head, Interior(**where, upper=upper, crown=crown, tongue=tongue.astype(np.float32), tip=tip)
+    return head, Interior(**where, upper=upper, crown=crown, tongue=tongue.astype(np.float32), between=between, tip=tip)
+
+
+def _between(head: Float32, piece: NDArray[np.int64], teeth: NDArray[np.bool_]) -> Float32:
+    """(V,) 0 in the middle of each tooth, seen from the middle of their arch, 1 at its sides; 0 elsewhere."""
+    around = np.arctan2(head[:, 0], head[:, 2] - ARCH_MIDDLE_CM)
+    out = np.zeros(len(head), np.float32)
+    for number in np.unique(piece[teeth]):
+        tooth = teeth & (piece == number)
+        low, high = around[tooth].min(), around[tooth].max()
+        out[tooth] = np.abs(2 * around[tooth] - low - high) / (high - low)
+    return out
 
 
 def _widen(head: Float32, piece: NDArray[np.int64], teeth: NDArray[np.bool_]) -> None:
     """Grows every tooth, a connected piece each, about its middle; in place."""
     for number in np.unique(piece[teeth]):
-        tooth = piece == number
+        tooth = teeth & (piece == number)
         head[tooth] += (head[tooth] - head[tooth].mean(0)) * WIDER
 
 
@@ -115,5 +130,6 @@ def _light(inside: Interior, shape: Float32, normals: Float32, lip: int) -> Floa
     lip_shadow = 1 - 0.25 * np.clip(shape[:, 1] - shape[inside.tip, 1], 0, 1)
     light = tissue + (tongue - tissue) * inside.tongue
     light = np.where(inside.upper, np.clip(1.2 - behind / 3, 0.1, 1), light)
+    tooth *= 1 - (1 - BETWEEN_LIGHT) * inside.between**4
     light = np.where(inside.teeth, tooth * np.where(inside.upper, lip_shadow, LOWER_TEETH_LIGHT), light)
     return np.asarray(light, np.float32)

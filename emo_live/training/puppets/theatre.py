@@ -19,6 +19,7 @@ from emo_live.types import Float32, UInt8
 
 MOTION_SIDE = 128
 LEAST_SHARE = 0.05  # pixels with less of the portrait in them have no flow
+INCISOR_CM = 0.5  # teeth nearer to the middle of the head than this are the two incisors
 _WHOLE = View()
 
 
@@ -47,6 +48,13 @@ class PuppetTheatre:
     def outline(self, view: View | None = None) -> Float32:
         """(478, 2) face mesh points of the portrait in shares of `reference`."""
         return (view or _WHOLE).shares(self._fit.points[:, :2])
+
+    def incisors(self, view: View | None = None) -> Float32:
+        """(2,) the middle of the upper two in the portrait, shares of `reference`, seen or not."""
+        inside = self._head.interior
+        theirs = inside.teeth & inside.upper & (np.abs(self._head.neutral[:, 0]) < INCISOR_CM)
+        middle: Float32 = (view or _WHOLE).shares(self._puppet.points[theirs]).mean(0)
+        return middle
 
     def picture(self, arkit: Float32, pose: Float32, size: int = 256, view: View | None = None) -> UInt8:
         """(size, size, 3), anti-aliased."""
