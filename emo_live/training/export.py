@@ -274,4 +274,4 @@ def write_graph(name: str, part: Part, out: Path) -> None:
     shorten_names(graph)
     path = out / f"{name}.xml"
     ov.save_model(graph, path, compress_to_fp16=True)
-    path.write_text("".join(line.strip() + "\n" for line in path.read_text().splitlines()))  # a quarter is indentation
+    path.write_text("".join(line.strip() for line in path.read_text().splitlines()))  # a quarter is indentation

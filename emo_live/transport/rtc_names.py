@@ -25,13 +25,10 @@ async def address_of(name: str) -> str | None:
     """
     try:
         protocol = await mdns.create_mdns_protocol()
-    except OSError as error:
-        _log.info("an mDNS name cannot be looked up here", extra={"error": str(error)})
-        return None
-    try:
-        return await protocol.resolve(name)
+        try:
+            return await protocol.resolve(name)
+        finally:
+            await protocol.close()
     except OSError as error:
         _log.info("an mDNS name could not be looked up", extra={"error": str(error)})
         return None
-    finally:
-        await protocol.close()
