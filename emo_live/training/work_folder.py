@@ -35,10 +35,10 @@ def new_autoencoder(work: Path) -> Autoencoder:
 
 
 def autoencoder_of(work: Path) -> Autoencoder:
-    """Frozen; with the painter that was trained alone, if there is one."""
+    """Frozen; with the painter that was trained alone, if a run of it has saved one."""
     model = new_autoencoder(work).eval().requires_grad_(False)
     load_weights(model, work / "autoencoder")
-    if (work / "mouth").exists():
+    if (work / "mouth/state.pt").exists():
         load_weights(model, work / "mouth")
     return model
 

@@ -17,7 +17,7 @@ from emo_live.models.weights import load_state, part_of
 from emo_live.training.basis import load_basis
 from emo_live.training.run import load_weights
 from emo_live.training.unpack import unpack_model
-from emo_live.training.work_folder import hearing_of, new_model
+from emo_live.training.work_folder import autoencoder_of, hearing_of, new_model
 
 
 def test_stages_take_up_what_ships(tmp_path: Path) -> None:
@@ -35,6 +35,9 @@ def test_stages_take_up_what_ships(tmp_path: Path) -> None:
         assert all(torch.equal(module.state_dict()[name], value) for name, value in wanted.items())
     assert torch.equal(load_basis(work / "basis.pt").basis, painter.flow.basis.basis)
     assert MotionPrior.load(work / "prior.npz")
+    (work / "mouth").mkdir()  # a run that was stopped before it saved anything
+    taken_up = autoencoder_of(work).state_dict()
+    assert all(torch.equal(taken_up[name], value) for name, value in painter.state_dict().items())
 
 
 def test_nothing_that_was_trained_is_written_over(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ hardly any mouth would show upper teeth. Knows nothing of one portrait's own tee
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,21 +82,25 @@ def settle(
     return head, Interior(**where, upper=upper, crown=crown, tongue=tongue.astype(np.float32), between=between, tip=tip)
 
 
+def _one_by_one(piece: NDArray[np.int64], teeth: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """(V,) masks: every tooth is a connected piece."""
+    for number in np.unique(piece[teeth]):
+        yield teeth & (piece == number)
+
+
 def _between(head: Float32, piece: NDArray[np.int64], teeth: NDArray[np.bool_]) -> Float32:
     """(V,) 0 in the middle of each tooth, seen from the middle of their arch, 1 at its sides; 0 elsewhere."""
     around = np.arctan2(head[:, 0], head[:, 2] - ARCH_MIDDLE_CM)
     out = np.zeros(len(head), np.float32)
-    for number in np.unique(piece[teeth]):
-        tooth = teeth & (piece == number)
+    for tooth in _one_by_one(piece, teeth):
         low, high = around[tooth].min(), around[tooth].max()
         out[tooth] = np.abs(2 * around[tooth] - low - high) / (high - low)
     return out
 
 
 def _widen(head: Float32, piece: NDArray[np.int64], teeth: NDArray[np.bool_]) -> None:
-    """Grows every tooth, a connected piece each, about its middle; in place."""
-    for number in np.unique(piece[teeth]):
-        tooth = teeth & (piece == number)
+    """Grows every tooth about its middle; in place."""
+    for tooth in _one_by_one(piece, teeth):
         head[tooth] += (head[tooth] - head[tooth].mean(0)) * WIDER
 
 
