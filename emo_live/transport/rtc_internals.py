@@ -4,6 +4,7 @@
 |---|---|
 | RTCRtpSender.__encoder, set before it starts | we encode pairs ourselves; aiortc only cuts packets for the network |
 | RTCRtpSender._send_keyframe, on the object | the receiver's PLI and FIR reach our encoder |
+| RTCRtpSender._send_rtcp, on the object; RTCRtpSender.__lsr | sender reports give media time, not the time of sending |
 | Encoder.target_bitrate | the receiver's REMB reaches our rate control |
 | H264Encoder.pack, Vp8Encoder.pack | RFC 6184 and RFC 7741 packets out of encoded pictures |
 | Connection.gather_candidates, on the object | UDP port range, loopback, and a short wait for a dead STUN server |
@@ -23,10 +24,11 @@ from typing import Any
 import av
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
 from aioice.ice import Connection, StunProtocol, server_reflexive_candidate
-from aiortc import RTCIceTransport, RTCRtpSender
+from aiortc import RTCIceTransport, RTCRtpSender, clock
 from aiortc.codecs.base import Encoder
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
+from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket
 
 from emo_live.transport.rtc_codecs import CodecName
 from emo_live.transport.rtc_net import LOOPBACK, RtcNet
@@ -51,12 +53,14 @@ class _Packets(Encoder):
 
     def __init__(self, pack: Callable[[av.Packet[Any]], tuple[list[bytes], int]]) -> None:
         self._pack = pack
+        self.newest = 0  # media time of what was sent last, in ticks of the RTP clock
 
     def encode(self, frame: Any, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         raise AssertionError("our tracks give packets, never frames")
 
     def pack(self, packet: av.Packet[Any]) -> tuple[list[bytes], int]:
-        return self._pack(packet)
+        payloads, self.newest = self._pack(packet)
+        return payloads, self.newest
 
 
 class _VideoPackets(_Packets):
@@ -85,6 +89,40 @@ def send_video_packets(
 def send_audio_packets(sender: RTCRtpSender) -> None:
     """Opus needs no cutting: one packet of the encoder is one of the network (RFC 7587, section 4.2)."""
     sender._RTCRtpSender__encoder = _Packets(lambda packet: ([bytes(packet)], packet.pts or 0))  # type: ignore[attr-defined]
+
+
+class MediaTime:
+    """When a moment of one connection's media was, as an NTP timestamp (64 bits, RFC 3550, section 4).
+
+    One for all its senders: what happened together has the same timestamp, however late either was sent.
+    """
+
+    def __init__(self) -> None:
+        self._begin: int | None = None
+
+    def ntp(self, ticks: int, rate_hz: int) -> int:
+        since = (ticks << 32) // rate_hz
+        if self._begin is None:
+            self._begin = clock.current_ntp_time() - since
+        return self._begin + since
+
+
+def report_media_time(sender: RTCRtpSender, media: MediaTime, rate_hz: int) -> None:
+    """After send_*_packets. aiortc reports when a packet left, so that a sender's own delays become a receiver's skew
+    between sound and picture; what shall be reported is when its content was (RFC 3550, section 6.4.1)."""
+    send = sender._send_rtcp
+    sent: _Packets = sender._RTCRtpSender__encoder  # type: ignore[attr-defined]
+
+    async def send_rtcp(packets: list[AnyRtcpPacket]) -> None:
+        for packet in packets:
+            # Zero: nothing was sent yet, and there is nothing to say.
+            if isinstance(packet, RtcpSrPacket) and packet.sender_info.ntp_timestamp:
+                packet.sender_info.ntp_timestamp = ntp = media.ntp(sent.newest, rate_hz)
+                # What the receiver's report will refer to, for the round trip (RFC 3550, section 6.4.1).
+                sender._RTCRtpSender__lsr = (ntp >> 16) & 0xFFFFFFFF  # type: ignore[attr-defined]
+        await send(packets)
+
+    sender._send_rtcp = send_rtcp  # type: ignore[method-assign]
 
 
 def gather_within(transport: RTCIceTransport, net: RtcNet) -> None:

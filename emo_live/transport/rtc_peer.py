@@ -1,9 +1,9 @@
 """One WebRTC connection: a sink that encodes pairs and sends them, and the microphone that may come back.
 
-A pair's picture and its sound are encoded in one job and leave together, because a browser takes the time of sending
-for the time of the picture, whatever the timestamps say; the second 20 ms of sound follow 20 ms later. What a peer is
-too slow for is dropped by whole pairs; its sound has silence in their place, so timestamps of sound never jump. Runs on
-the media loop, encodes on its host's threads.
+A pair's picture and its sound are encoded in one job and leave together; the second 20 ms of sound follow 20 ms later,
+at the pace that jitter buffers are made for. Timestamps and sender reports, which give media time on one clock, tell
+what belongs together. What a peer is too slow for is dropped by whole pairs; its sound has silence in their place, so
+timestamps of sound never jump. Runs on the media loop, encodes on its host's threads.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from aiortc.stats import RTCOutboundRtpStreamStats, RTCRemoteInboundRtpStreamSta
 
 from emo_live.errors import NotReadyError, NotSupportedError
 from emo_live.transport import rtc_internals
-from emo_live.transport.rtc_codecs import PACKET_S, CodecName, EncodedPair, PairEncoder
+from emo_live.transport.rtc_codecs import PACKET_S, VIDEO_CLOCK_HZ, CodecName, EncodedPair, PairEncoder
 from emo_live.transport.rtc_names import address_of, hides_address
 from emo_live.transport.rtc_net import RtcNet
 from emo_live.transport.rtc_offer import Offer
 from emo_live.transport.rtc_rate import RateControl
 from emo_live.transport.rtc_tracks import Microphone, PacketTrack
 from emo_live.transport.sdpfrag import MAX_CANDIDATES, IceCandidate, parse_fragment
-from emo_live.types import AudioChunk, AVPair
+from emo_live.types import OUTPUT_RATE_HZ, AudioChunk, AVPair
 
 CONNECT_S, CLOSE_S, WATCH_S = 30.0, 5.0, 1.0
 SILENCE_S = 15.0  # receivers report at least every few seconds (RFC 3550, section 6.2); ICE takes 30 s to notice
@@ -151,6 +151,9 @@ class RtcPeer:
         estimates = self._rate.receiver_estimates
         rtc_internals.send_audio_packets(senders["audio"])
         rtc_internals.send_video_packets(senders["video"], self._codec, self._need_keyframe, estimates)
+        media = rtc_internals.MediaTime()
+        rtc_internals.report_media_time(senders["audio"], media, OUTPUT_RATE_HZ)
+        rtc_internals.report_media_time(senders["video"], media, VIDEO_CLOCK_HZ)
         rtc_internals.gather_within(self._transport, net)
         connection.on("connectionstatechange", self._state_changed)
         if receive_audio and self._offer.sends_audio:

@@ -37,7 +37,7 @@ def _whep(server: Server) -> str:
 
 def look(senders: dict[str, str]) -> dict[str, Summary]:
     with launched() as browser:
-        watching = {name: begin_watching(browser, url, seconds=SETTLING_S + 9) for name, url in senders.items()}
+        watching = {name: begin_watching(browser, url, seconds=SETTLING_S + 7) for name, url in senders.items()}
         return {name: summarize(collect()) for name, collect in watching.items()}
 
 

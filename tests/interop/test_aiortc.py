@@ -7,21 +7,25 @@ import gc
 import itertools
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from aiortc import RTCPeerConnection
+from aiortc.rtp import RtcpSrPacket
 
 from emo_live.engine.test_pattern import beep, picture, read_index
 from emo_live.errors import BadInputError, NotReadyError, NotSupportedError
 from emo_live.transport import rtc_peer
+from emo_live.transport.rtc_codecs import PairEncoder
 from emo_live.transport.webrtc import RtcHost, RtcPeer, RtcSettings
 from emo_live.types import FPS, AVPair
 from tests.interop.aiortc_player import SIZE, connected, pace, player
 
 SETTINGS = RtcSettings(loopback=True)
+NTP_BEFORE_UNIX_S = -2_208_988_800  # NTP counts from 1900
 
 
 def run(main: Callable[[RtcHost], Awaitable[None]], settings: RtcSettings = SETTINGS) -> None:
@@ -38,6 +42,49 @@ def noisy(index: int) -> AVPair:
     """Sound, and a picture that takes every bit it can get."""
     random = np.random.default_rng(index)
     return AVPair(index, random.integers(0, 255, (SIZE, SIZE, 3), np.uint8), beep(0))
+
+
+def test_reports_give_media_time_however_late_packets_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What receivers align sound and picture by (RFC 3550, section 6.4.1), from a sender whose encoder stumbles."""
+    encode = PairEncoder.encode
+
+    def stumble(self: PairEncoder, video: Any, audio: Any, position: int, **rest: Any) -> Any:
+        time.sleep(0.03 * (position % 4))
+        return encode(self, video, audio, position, **rest)
+
+    monkeypatch.setattr(PairEncoder, "encode", stumble)
+    first: dict[str, int] = {}
+    reported: dict[str, list[float]] = {"audio": [], "video": []}
+    rates = {"audio": 48_000, "video": 90_000}
+
+    def listen(receiver: Any) -> None:
+        kind, rtp, rtcp = receiver.track.kind, receiver._handle_rtp_packet, receiver._handle_rtcp_packet
+
+        async def on_rtp(packet: Any, arrival_time_ms: int) -> None:
+            first.setdefault(kind, packet.timestamp)
+            await rtp(packet, arrival_time_ms)
+
+        async def on_rtcp(packet: Any) -> None:
+            if isinstance(packet, RtcpSrPacket) and packet.sender_info.ntp_timestamp:
+                info = packet.sender_info
+                since_first = ((info.rtp_timestamp - first[kind]) & 0xFFFFFFFF) / rates[kind]
+                reported[kind].append(info.ntp_timestamp / 2**32 - since_first)
+            await rtcp(packet)
+
+        receiver._handle_rtp_packet, receiver._handle_rtcp_packet = on_rtp, on_rtcp
+
+    async def main(host: RtcHost) -> None:
+        async with connected(host) as (seen, peer):
+            for receiver in seen.connection.getReceivers():
+                listen(receiver)
+            while min(map(len, reported.values())) < 3:
+                await pace(peer, 5, peer.stats().pairs_sent)
+            began = [*reported["audio"], *reported["video"]]
+            assert max(began) - min(began) < 0.001, "when the first pair was, by each of the reports"
+            assert began[0] + NTP_BEFORE_UNIX_S == pytest.approx(time.time(), abs=60)
+            assert peer.stats().rtt_ms is not None, "the client's reports still refer to ours"
+
+    run(main)
 
 
 @pytest.mark.parametrize("codec", ["h264", "vp8"])

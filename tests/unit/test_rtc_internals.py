@@ -14,7 +14,16 @@ from aioice import ice
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCRtpSender, rtcrtpsender
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
-from aiortc.rtp import RTCP_PSFB_APP, RTCP_PSFB_FIR, RTCP_PSFB_PLI, RtcpPsfbPacket, pack_remb_fci
+from aiortc.rtp import (
+    RTCP_PSFB_APP,
+    RTCP_PSFB_FIR,
+    RTCP_PSFB_PLI,
+    RtcpPacket,
+    RtcpPsfbPacket,
+    RtcpSenderInfo,
+    RtcpSrPacket,
+    pack_remb_fci,
+)
 
 from emo_live.transport import rtc_internals
 from emo_live.transport.rtc_net import RtcNet
@@ -99,6 +108,40 @@ def test_audio_is_passed_on_as_it_is() -> None:
         encoded = await sender._next_encoded_frame(None)  # type: ignore[arg-type]
         assert encoded is not None
         assert (encoded.payloads, encoded.timestamp) == ([b"opus"], 1920)
+
+    run_with_connection(check)
+
+
+def test_a_report_gives_the_media_time_of_what_was_sent_last() -> None:
+    async def check(connection: RTCPeerConnection) -> None:
+        sent: list[bytes] = []
+
+        class Transport:
+            async def _send_rtp(self, data: bytes) -> None:
+                sent.append(data)
+
+        media = rtc_internals.MediaTime()
+        moments = []
+        for kind, rate_hz, pts in (("video", 90_000, 3 * 3600), ("audio", 48_000, 3 * 1920 + 960)):
+            sender = connection.addTrack(PacketTrack(kind))
+            rtc_internals.send_audio_packets(sender)  # no cutting: only the time matters here
+            rtc_internals.report_media_time(sender, media, rate_hz)
+            sender.setTransport(Transport())  # type: ignore[arg-type]
+            sender.track.put(packet(250, pts))  # type: ignore[attr-defined]
+            await sender._next_encoded_frame(None)  # type: ignore[arg-type]
+            info = RtcpSenderInfo(ntp_timestamp=1, rtp_timestamp=2, packet_count=3, octet_count=4)
+            await sender._send_rtcp([RtcpSrPacket(sender._ssrc, info)])
+            (report,) = RtcpPacket.parse(sent.pop())
+            assert isinstance(report, RtcpSrPacket)
+            assert (report.sender_info.rtp_timestamp, report.sender_info.packet_count) == (2, 3)
+            moments.append(report.sender_info.ntp_timestamp)
+            middle = (report.sender_info.ntp_timestamp >> 16) & 0xFFFFFFFF
+            assert sender._RTCRtpSender__lsr == middle, "or the round trip is never known"  # type: ignore[attr-defined]
+            nothing = RtcpSenderInfo(ntp_timestamp=0, rtp_timestamp=0, packet_count=0, octet_count=0)
+            await sender._send_rtcp([RtcpSrPacket(sender._ssrc, nothing)])
+            (report,) = RtcpPacket.parse(sent.pop())
+            assert report.sender_info.ntp_timestamp == 0  # type: ignore[union-attr]
+        assert (moments[1] - moments[0]) / 2**32 == pytest.approx(0.02, abs=1e-6), "the second half of a pair's sound"
 
     run_with_connection(check)
 
