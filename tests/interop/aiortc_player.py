@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -24,11 +24,12 @@ from aiortc.mediastreams import MediaStreamError
 from emo_live.engine.test_pattern import beep, picture
 from emo_live.transport import rtc_internals
 from emo_live.transport.rtc_net import RtcNet
-from emo_live.transport.webrtc import RtcHost, RtcPeer
+from emo_live.transport.webrtc import RtcHost, RtcPeer, RtcSettings
 from emo_live.types import STEP_S, AVPair
 
 SIZE = 128
 NET = RtcNet(loopback=True)  # tests run on machines without a network too
+SETTINGS = RtcSettings(loopback=True)
 
 
 class ToneTrack(MediaStreamTrack):
@@ -84,6 +85,16 @@ class Player:
         for protocol in connection._protocols:
             protocol.datagram_received = lambda data, addr: None  # type: ignore[method-assign]
             protocol.transport.sendto = lambda data, addr=None: None  # type: ignore[method-assign]
+
+
+def run(main: Callable[[RtcHost], Awaitable[None]], settings: RtcSettings = SETTINGS) -> None:
+    async def with_host() -> None:
+        async with asyncio.timeout(60), RtcHost(settings) as host:
+            await main(host)
+            await asyncio.gather(*(peer.close() for peer in list(host.peers)))
+            assert not host.peers
+
+    asyncio.run(with_host())
 
 
 @contextlib.asynccontextmanager
