@@ -86,10 +86,3 @@ async def wait_for(session: AvatarSession, kind: type) -> Any:
         if isinstance(event, kind):
             return event
     raise AssertionError(f"no {kind.__name__} came")
-
-
-async def until(done: Callable[[], bool]) -> None:
-    for _ in range(round(LIMIT_S / 0.05)):
-        if done():
-            return
-        await asyncio.sleep(0.05)

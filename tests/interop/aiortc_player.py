@@ -20,6 +20,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
+from waiting import until
 
 from emo_live.engine.test_pattern import beep, picture
 from emo_live.transport import rtc_internals
@@ -144,14 +145,7 @@ async def pace(peer: RtcPeer, steps: int, start: int = 0, make: Callable[[int], 
         index = start + step
         peer.offer(make(index) if make else AVPair(index, picture(index, SIZE), beep(index)))
         await asyncio.sleep(max(0.0, begun + (step + 1) * STEP_S - loop.time()))
-        await until(lambda done=step: handled(peer) - before > done or peer.closed.is_set())  # type: ignore[misc]
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """TimeoutError if it is not within ten seconds."""
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110  # a count of the peer's, not an event
-            await asyncio.sleep(0.005)
+        await until(lambda offered=step + 1: handled(peer) - before >= offered or peer.closed.is_set(), 10)  # type: ignore[misc]
 
 
 def handled(peer: RtcPeer) -> int:

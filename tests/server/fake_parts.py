@@ -267,10 +267,3 @@ async def connect(server: Running, session: dict[str, Any]) -> Any:
 def heard(server: Running, index: int = 0) -> np.ndarray[Any, Any]:
     """What a session was given to speak."""
     return np.concatenate([chunk.pcm for chunk in server.sessions[index].heard])
-
-
-async def until(condition: Any, timeout_s: float = 5.0) -> None:
-    """Wait until something that other tasks do has happened."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110  what is waited for knows nothing of tests
-            await asyncio.sleep(0.005)

@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_parts import OFFER, FakePool, FakeRtc, FakeSession, until
+from fake_parts import OFFER, FakePool, FakeRtc, FakeSession
 from fakes import bundled_avatar
+from waiting import until
 
 from emo_live_server import connections, guard
 from emo_live_server.app import create_app

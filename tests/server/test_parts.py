@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_parts import FakeVoice, until
+from fake_parts import FakeVoice
+from waiting import until
 
 from emo_live.errors import NotSupportedError
 from emo_live.types import AudioChunk, AVPair

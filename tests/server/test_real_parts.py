@@ -20,8 +20,8 @@ import httpx
 import numpy as np
 import pytest
 from aiortc import RTCPeerConnection, RTCSessionDescription
-from fake_parts import until
 from fakes import bundled_avatar, syllables, write_wav
+from waiting import until
 from websockets.asyncio.client import connect
 
 from emo_live import samples

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fake_parts import Running, running, until
+from fake_parts import Running, running
+from waiting import until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 

@@ -18,8 +18,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fake_parts import FakePool, FakeRtc, FakeSession, until
+from fake_parts import FakePool, FakeRtc, FakeSession
 from fakes import bundled_avatar
+from waiting import until
 
 from emo_live.cli import main
 from emo_live.errors import BadInputError

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_parts import SDP, connect, heard, running, until
+from fake_parts import SDP, connect, heard, running
 from fakes import syllables, write_wav
+from waiting import until
 
 from emo_live.events import SessionClosed, SessionStats
 

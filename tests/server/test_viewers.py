@@ -6,7 +6,8 @@ import asyncio
 
 import numpy as np
 import pytest
-from fake_parts import FRAGMENT, SDP, connect, heard, running, until
+from fake_parts import FRAGMENT, SDP, connect, heard, running
+from waiting import until
 
 from emo_live.types import AudioChunk
 

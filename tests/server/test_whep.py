@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from fake_parts import FRAGMENT, OFFER, SDP, Running, running, until
+from fake_parts import FRAGMENT, OFFER, SDP, Running, running
+from waiting import until
 
 ICE = [
     {"urls": "stun:stun.example.org"},

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import MortalHost, NeverWarmHost, TroublesomeHost, UnfitHost, limited, order, until, wait_for
+from engines import LIMIT_S, MortalHost, NeverWarmHost, TroublesomeHost, UnfitHost, limited, order, wait_for
 from fakes import bundled_avatar
+from waiting import until
 
 from emo_live import (
     AvatarSession,
@@ -76,7 +77,7 @@ def test_a_dead_or_stuck_process_is_replaced_while_pairs_go_on(how: str, reason:
             await asyncio.sleep(0.3)
             pairs = sink.take()
             assert [pair.index for pair in pairs] == list(range(pairs[0].index, pairs[0].index + len(pairs)))
-            await until(lambda: session.state == "idle")
+            await until(lambda: session.state == "idle", LIMIT_S)
             pairs += sink.take()
             if how in ("kill", "stop"):
                 heard = sum(bool(np.abs(pair.audio).max() > 3000) for pair in pairs)
@@ -142,7 +143,7 @@ def test_a_session_that_opens_while_the_process_dies_is_told_or_served() -> None
                     await session.close()
                 except EngineError as error:
                     assert "engine" in str(error)
-                await until(lambda pid=pid: pool.pid != pid and pool.stats().ready)
+                await until(lambda pid=pid: pool.pid != pid and pool.stats().ready, LIMIT_S)
                 async with AvatarSession(avatar, size=256, pool=pool) as late:
                     async for _ in late:
                         break

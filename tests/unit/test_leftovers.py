@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
-from engines import limited, order, until
+from engines import LIMIT_S, limited, order
 from fakes import bundled_avatar
+from waiting import until
 
 from emo_live import (
     AvatarSession,
@@ -115,7 +116,7 @@ def test_an_engine_process_ends_with_its_parent(tmp_path: Path) -> None:
         assert child.stdout is not None
         pid = int(await child.stdout.readline())
         await child.wait()
-        await until(lambda: not lives(pid))
+        await until(lambda: not lives(pid), LIMIT_S)
 
     limited(main)
 
